@@ -1,0 +1,56 @@
+"""The residual stream before and after each decoder layer, taken by hooks on the layers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from depthprune.model.anatomy import decoder_layers, unwrap
+
+
+def hidden_state(output: Any) -> Tensor:
+    """A layer's output hidden state [B, T, d]: most layers return a tensor, some a tuple that begins with it."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def for_each_layer_io(
+    model: nn.Module, batch: Mapping[str, Tensor], visit: Callable[[int, Tensor, Tensor], None]
+) -> None:
+    """Runs one forward pass and calls `visit(i, before, after)` at each layer, both hidden states [B, T, d].
+
+    Holds one layer's input at a time. The input is a copy, since some families add to the residual stream in place;
+    the output is the tensor itself: copy it to keep it. Gradients flow only if the caller enables them.
+    """
+    inputs: dict[int, Tensor] = {}
+
+    def enter(i: int, args: tuple, kwargs: dict) -> None:
+        inputs[i] = (args[0] if args else kwargs["hidden_states"]).clone()
+
+    def leave(i: int, output: Any) -> None:
+        visit(i, inputs.pop(i), hidden_state(output))
+
+    handles = []
+    for i, layer in enumerate(decoder_layers(model)):
+        handles.append(
+            layer.register_forward_pre_hook(
+                lambda _, args, kwargs, i=i: enter(i, args, kwargs), with_kwargs=True
+            )
+        )
+        handles.append(layer.register_forward_hook(lambda _, args, output, i=i: leave(i, output)))
+    try:
+        # The head is not needed, and neither is its loss.
+        inner = unwrap(model).base_model
+        inner(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def record_layer_io(model: nn.Module, batch: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The hidden states before and after each layer, [B, T, d] each: h_i and h_{i+1} for layer i.
+
+    Keeps 2·L hidden states; `for_each_layer_io` keeps one.
+    """
+    states: list[tuple[Tensor, Tensor]] = []
+    for_each_layer_io(model, batch, lambda i, before, after: states.append((before, after.clone())))
+    return states
