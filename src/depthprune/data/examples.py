@@ -1,0 +1,127 @@
+"""A dataset as the rest of the package knows it, and where it comes from: a file, a folder, or the hub."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from depthprune.data.files import READERS, Record, read_file, read_folder
+from depthprune.data.rows import Kind, check_rows
+from depthprune.errors import UserError
+
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(@(?P<config>[\w.-]+))?")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Checked rows.
+
+    name: for tables, the file's stem or the hub id.
+    source: what the user typed.
+    kind: decides how the rows are encoded and evaluated.
+    rows: exactly the columns of the kind: `text`; or `prompt`, `completion` and, in all rows or none, `choices`.
+        For "messages" the prompt is a list of {"role", "content"} up to the last assistant turn, the completion
+        that turn's content; otherwise both are strings.
+    """
+
+    name: str
+    source: str
+    kind: Kind
+    rows: datasets.Dataset
+
+    @property
+    def has_choices(self) -> bool:
+        return "choices" in self.rows.column_names
+
+
+def load_examples(source: str | Path, split: str | None = None) -> Examples:
+    """Reads and checks every row of `source`.
+
+    `source`: a `.jsonl`, `.json`, `.csv`, `.parquet` or `.txt` file (a text file is one document); a folder of
+    these or of `Dataset.save_to_disk`; or a hub id, `name`, `owner/name` or `owner/name@config`. A folder or
+    hub id may end in `:split`; without it, and without `split`, its "train" split is read.
+
+    Nothing is written beside the user's files, and they are read anew at each call. Raises `UserError` for a
+    missing or unreadable source, for the first malformed row, for no rows, and for `choices` with one class.
+    """
+    path, split = _path_and_split(str(source), split)
+    kind, rows = check_rows(_records(path, split))
+    if not rows:
+        raise UserError(f"{source}: no rows; the dataset is empty")
+    if "choices" in rows[0] and len({row["completion"] for row in rows}) == 1:
+        raise UserError(
+            f"{source}: one class only, every completion is {rows[0]['completion']!r}; add rows of other classes"
+        )
+    return Examples(_name(path), str(source), kind, _as_dataset(rows))
+
+
+def _path_and_split(source: str, split: str | None) -> tuple[str, str | None]:
+    """Takes `folder:test` apart, unless a path of that very name is there."""
+    before, colon, after = source.rpartition(":")
+    if (
+        split is None
+        and colon
+        and re.fullmatch(r"\w+", after)
+        and len(before) > 1
+        and not Path(source).exists()
+    ):
+        return before, after
+    return source, split
+
+
+def _name(source: str) -> str:
+    path = Path(source)
+    if not path.exists():
+        return source
+    return path.stem if path.is_file() else path.resolve().name
+
+
+def _records(source: str, split: str | None) -> Iterator[Record]:
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix.lower() not in READERS:
+            raise UserError(f"{source}: unknown kind of file; wanted {', '.join(READERS)}")
+        return read_file(path)
+    if path.is_dir():
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            return _numbered(source, _pick(source, datasets.load_from_disk(str(path)), split))
+        return read_folder(path, split)
+    hub_id = _HUB_ID.fullmatch(source)
+    if hub_id is None or path.suffix.lower() in READERS or source.startswith("."):
+        raise UserError(f"{source}: no such file or folder")
+    return _numbered(source, _load_from_hub(source, hub_id["id"], hub_id["config"], split))
+
+
+def _pick(
+    source: str, loaded: datasets.Dataset | datasets.DatasetDict, split: str | None
+) -> datasets.Dataset:
+    if isinstance(loaded, datasets.Dataset):
+        return loaded
+    if (split or "train") not in loaded:
+        raise UserError(
+            f"{source}: no split {split or 'train'!r}; there: {', '.join(loaded)}; write {source}:SPLIT"
+        )
+    return loaded[split or "train"]
+
+
+def _load_from_hub(source: str, hub_id: str, config: str | None, split: str | None) -> datasets.Dataset:
+    try:
+        loaded = datasets.load_dataset(hub_id, config)
+    except Exception as error:  # the hub client raises errors of half a dozen unrelated classes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{source}: no such file or folder here, and it could not be loaded from the hub: {reason}"
+        ) from error
+    return _pick(source, loaded, split)
+
+
+def _numbered(source: str, dataset: datasets.Dataset) -> Iterator[Record]:
+    for number, row in enumerate(dataset, start=1):
+        yield f"{source} row {number}", row
+
+
+def _as_dataset(rows: list[dict[str, Any]]) -> datasets.Dataset:
+    return datasets.Dataset.from_list(rows)
