@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from depthprune.errors import UserError
+from depthprune.model.depth_config import num_layers
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def layers_path(model: nn.Module) -> str:
             f"{config.model_type} is an encoder-decoder model; only decoder-only models can be pruned"
         )
     decoder = model.get_decoder()
-    depth = config.get_text_config(decoder=True).num_hidden_layers
+    depth = num_layers(config)
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     paths: list[str] = []
     for name, module in decoder.named_modules():

@@ -1,39 +1,208 @@
-"""What a config says about single layers, and how it reads once layers are gone."""
+"""What a family's config says about single layers, and how it reads once layers are gone.
+
+The tables name every field of transformers' decoder-only families that speaks of layers. What they cannot mend,
+`traits.py` finds: it builds the pruned model on the meta device and compares each kept layer with what it was.
+"""
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from transformers import PretrainedConfig
 
 from depthprune.errors import UserError
 
+Fields = dict[str, Any]
 
-def kept_layers(num_layers: int, layers: Sequence[int]) -> list[int]:
-    """The original indices that remain; refuses layers that are not there, are named twice, or are all there are."""
-    outside = [i for i in layers if not 0 <= i < num_layers]
-    if outside:
-        raise UserError(f"layer {outside[0]} is not there: the model has layers 0 to {num_layers - 1}")
-    if len(set(layers)) != len(layers):
+# Lists that may have as many entries as there are layers, and are not about layers.
+NOT_PER_LAYER = (
+    "architectures",
+    "bos_token_id",
+    "eos_token_id",
+    "mlp_multipliers",
+    "mtp_layer_types",
+    "mtp_layers_block_type",
+    "mtp_local_layer_ids",
+    "mtp_mlp_layer_types",
+    "ssm_multipliers",
+    "time_step_limit",
+)
+# Lists of layer indices, and the number that their first layer has.
+LAYER_INDICES = {
+    "attn_layer_indices": 0,
+    "cross_attention_layers": 0,
+    "full_attn_idxs": 0,
+    "hybrid_layer_ids": 0,
+    "local_layer_ids": 0,
+    "mlp_only_layers": 0,
+    "moe_layers": 0,
+    "ple_layer_ids": 1,
+}
+# The first n layers, or the last n, are of one kind.
+LEADING_COUNTS = ("first_k_dense_replace", "max_window_layers", "num_dense_layers")
+TRAILING_COUNTS = ("num_kv_shared_layers",)
+# Layer i is of the special kind where i % period == offset.
+PERIODS = (("attn_layer_period", "attn_layer_offset"), ("expert_layer_period", "expert_layer_offset"))
+# The number of layers stands elsewhere than in num_hidden_layers (LongCat counts each layer twice there).
+LAYER_COUNT = {"longcat_flash": "num_layers"}
+
+
+def text_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The config of the language model: itself, or a part of a multimodal one."""
+    return config.get_text_config(decoder=True)
+
+
+def num_layers(config: PretrainedConfig) -> int:
+    """The number of decoder layers that the config speaks of."""
+    text = text_config(config)
+    name = LAYER_COUNT.get(text.model_type, "num_hidden_layers")
+    if not isinstance(getattr(text, name, None), int):
+        raise UserError(
+            f"{config.model_type} has no {name} in its config: it is no decoder-only language model"
+        )
+    return getattr(text, name)
+
+
+def kept_layers(depth: int, layers: Sequence[int]) -> list[int]:
+    """The original indices that remain of `depth` layers, ascending.
+
+    Raises UserError for layers that are not there, are named twice, or are all there are.
+    """
+    if outside := [i for i in layers if not 0 <= i < depth]:
+        raise UserError(f"layer {outside[0]} is not there: the model has layers 0 to {depth - 1}")
+    removed = set(layers)
+    if len(removed) != len(layers):
         twice = next(i for i in layers if list(layers).count(i) > 1)
-        raise UserError(f"layer {twice} is named twice among the layers to remove")
-    if len(layers) == num_layers:
-        raise UserError(f"all {num_layers} layers would be removed: keep at least one")
-    return [i for i in range(num_layers) if i not in set(layers)]
+        raise UserError(f"layer {twice} is named twice among the layers to remove: name it once")
+    if len(removed) == depth:
+        raise UserError(f"all {depth} layers would be removed: keep at least one")
+    return [i for i in range(depth) if i not in removed]
 
 
-def pruned_config(config: PretrainedConfig, layers: Sequence[int]) -> PretrainedConfig:
-    """A copy of the config for the model without `layers` (original indices)."""
-    new = copy.deepcopy(config)
-    text = new.get_text_config(decoder=True)
-    depth = text.num_hidden_layers
-    kept = kept_layers(depth, layers)
-    for name in [
-        name for name, value in vars(text).items() if isinstance(value, list) and len(value) == depth
-    ]:
-        if name in PER_LAYER_LISTS:
-            setattr(text, name, [getattr(text, name)[i] for i in kept])
-    text.num_hidden_layers = len(kept)
-    return new
+def mended_fields(config: PretrainedConfig, kept: Sequence[int]) -> Fields:
+    """The fields of the text config that change when only the layers `kept` remain, with their new values."""
+    text = text_config(config)
+    old, depth = vars(text), num_layers(config)
+    name = LAYER_COUNT.get(text.model_type, "num_hidden_layers")
+    fields: Fields = {text.attribute_map.get(name, name): len(kept)}
+    for field, value in old.items():
+        if field in LAYER_INDICES and value is not None:
+            first = LAYER_INDICES[field]
+            fields[field] = [new + first for new, i in enumerate(kept) if i + first in value]
+        elif isinstance(value, (list, tuple)) and len(value) == depth and field not in NOT_PER_LAYER:
+            fields[field] = [value[i] for i in kept]
+        elif field in LEADING_COUNTS and value is not None:
+            fields[field] = sum(i < value for i in kept)
+        elif field in TRAILING_COUNTS and value is not None:
+            fields[field] = sum(i >= depth - value for i in kept)
+    for mend in SPECIAL_FIELDS:
+        fields.update(mend(text, kept, depth))
+    return fields
 
 
-PER_LAYER_LISTS = ("layer_types", "no_rope_layers", "mlp_layer_types")
+def set_fields(config: PretrainedConfig, fields: Fields) -> None:
+    """Writes mended fields into a config, in place; the number of layers first, since others are checked by it."""
+    text = text_config(config)
+    for field, value in fields.items():
+        setattr(text, field, copy.deepcopy(value))
+
+
+def _sparse_step(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
+    """Every n-th layer has experts unless mlp_only_layers names it: that list alone says the same."""
+    if getattr(text, "decoder_sparse_step", None) in (None, 1) or not hasattr(text, "mlp_only_layers"):
+        return {}
+    step, dense = text.decoder_sparse_step, text.mlp_only_layers or []
+    return {
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [new for new, i in enumerate(kept) if i in dense or (i + 1) % step],
+    }
+
+
+def _periods(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
+    """Searches a period and an offset that say the kept layers' kinds; leaves them where there is none."""
+    fields: Fields = {}
+    for period_field, offset_field in PERIODS:
+        if not hasattr(text, period_field):
+            continue
+        period, offset = getattr(text, period_field), getattr(text, offset_field)
+        kinds = [i % period == offset for i in kept]
+        for new_period in (period, *range(1, len(kept) + 2)):
+            for new_offset in range(new_period):
+                if period_field not in fields and kinds == [
+                    new % new_period == new_offset for new in range(len(kept))
+                ]:
+                    fields |= {period_field: new_period, offset_field: new_offset}
+    return fields
+
+
+def _moe_range(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
+    """ERNIE 4.5: experts in every n-th layer from a first to a last one."""
+    if not hasattr(text, "moe_layer_interval"):
+        return {}
+    start, interval = text.moe_layer_start_index, text.moe_layer_interval
+    end = depth - 1 if text.moe_layer_end_index == -1 else text.moe_layer_end_index
+
+    def experts(i: int, interval: int, start: int, end: int) -> bool:
+        return (i + 1) % interval == 0 and start <= i <= end
+
+    kinds = [experts(i, interval, start, end) for i in kept]
+    if not any(kinds):
+        return {"moe_layer_start_index": len(kept), "moe_layer_end_index": len(kept)}
+    first, last = kinds.index(True), len(kinds) - 1 - kinds[::-1].index(True)
+    for candidate in range(1, len(kept) + 1):
+        if kinds == [experts(new, candidate, first, last) for new in range(len(kept))]:
+            return {
+                "moe_layer_interval": candidate,
+                "moe_layer_start_index": first,
+                "moe_layer_end_index": last,
+            }
+    return {}
+
+
+def _repeated_blocks(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
+    """RecurrentGemma: a short pattern, repeated down the layers, is written out."""
+    if not hasattr(text, "block_types"):
+        return {}
+    return {"block_types": [text.block_types[i % len(text.block_types)] for i in kept]}
+
+
+def _attention_types(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
+    """GPT-Neo: [[kinds of layer, how often they repeat], …] is written out."""
+    if not hasattr(text, "attention_types"):
+        return {}
+    return {"attention_types": [[[text.attention_layers[i] for i in kept], 1]]}
+
+
+def _scale_depth(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
+    """MiniCPM3 scales each residual branch by scale_depth / √L."""
+    if not hasattr(text, "scale_depth"):
+        return {}
+    return {"scale_depth": text.scale_depth / math.sqrt(depth) * math.sqrt(len(kept))}
+
+
+def _per_layer_config(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
+    """Overrides of single layers, by their index."""
+    if "per_layer_config" not in (saved := text.to_dict()):
+        return {}
+    overrides = {int(i): value for i, value in (saved["per_layer_config"] or {}).items()}
+    return {"per_layer_config": {new: overrides[i] for new, i in enumerate(kept) if i in overrides}}
+
+
+def _next_token_layers(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
+    """Layers for speculative decoding lie behind the last one on disk; transformers does not load them."""
+    return {
+        name: 0 for name in ("num_nextn_predict_layers", "num_mtp_layers") if vars(text).get(name) is not None
+    }
+
+
+SPECIAL_FIELDS: tuple[Callable[[PretrainedConfig, Sequence[int], int], Fields], ...] = (
+    _sparse_step,
+    _periods,
+    _moe_range,
+    _repeated_blocks,
+    _attention_types,
+    _scale_depth,
+    _per_layer_config,
+    _next_token_layers,
+)

@@ -1,0 +1,208 @@
+"""Does a config say what the kept layers are? Answered by building the model on the meta device, without weights."""
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from depthprune.errors import UserError
+from depthprune.model.anatomy import layers_path
+from depthprune.model.depth_config import Fields, kept_layers, mended_fields, num_layers, set_fields
+
+# Attributes that number a layer: they follow its new place.
+OWN_INDEX = (
+    "attn_residual_add_idx",
+    "block_idx",
+    "layer_id",
+    "layer_idx",
+    "layer_index",
+    "layer_num",
+    "layer_number",
+    "mlp_residual_add_idx",
+)
+# Attributes that name another layer: it must be the same layer in its new place.
+OTHER_INDEX = ("kv_shared_layer_index",)
+
+Traits = dict[str, Any]
+ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Shallower:
+    """A pruned config, the fields that it changes, and what the model's modules take from it at construction.
+
+    `attributes` maps a module's path in the pruned model to the attributes that are no longer what they were;
+    `packed` maps a parameter outside the layers to the dimension in which all layers' parts lie one after another.
+    """
+
+    config: PretrainedConfig
+    fields: Fields
+    kept: list[int]
+    attributes: dict[str, Traits]
+    packed: dict[str, int]
+
+
+def meta_model(
+    config: PretrainedConfig,
+    model_class: type[PreTrainedModel] | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The model that the config describes, on the meta device: shapes and no weights."""
+    with torch.device("meta"):
+        if model_class is not None:
+            return model_class(copy.deepcopy(config))
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+
+
+def pruned_config(
+    config: PretrainedConfig, layers: Sequence[int], trust_remote_code: bool = False
+) -> PretrainedConfig:
+    """A copy of the config for the model without `layers` (original indices).
+
+    Raises UserError where the family's config cannot say what would remain, and names layers that could go.
+    """
+    return shallower(config, layers, trust_remote_code=trust_remote_code).config
+
+
+def shallower(
+    config: PretrainedConfig,
+    layers: Sequence[int],
+    model_class: type[PreTrainedModel] | None = None,
+    trust_remote_code: bool = False,
+) -> Shallower:
+    """As `pruned_config`, with what a model in memory has to follow."""
+    kept = kept_layers(num_layers(config), layers)
+    whole = meta_model(config, model_class, trust_remote_code)
+    result = _try(config, kept, whole, trust_remote_code)
+    if isinstance(result, Shallower):
+        return result
+    raise UserError(
+        f"{config.model_type}'s config cannot say what remains without layers {_ranges(sorted(layers))}: {result}; "
+        f"{_could_go(config, len(layers), whole, trust_remote_code)}"
+    )
+
+
+def _could_go(config: PretrainedConfig, count: int, whole: PreTrainedModel, trust_remote_code: bool) -> str:
+    """The windows of `count` layers, or else the single layers, that the config can do without."""
+    depth = num_layers(config)
+    for size in dict.fromkeys((count, 1)):
+        windows = [list(range(first, first + size)) for first in range(depth - size + 1)]
+        possible = []
+        for window in windows:
+            kept = [i for i in range(depth) if i not in window]
+            if isinstance(_try(config, kept, whole, trust_remote_code), Shallower):
+                possible.append(_ranges(window))
+        if possible:
+            return f"{'layers' if size == 1 else f'windows of {size} layers'} that could go: {', '.join(possible)}"
+    return "no layer of it could go"
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """[1, 2, 3, 7] as "1-3, 7"."""
+    runs: list[list[int]] = []
+    for i in indices:
+        if runs and i == runs[-1][-1] + 1:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _try(
+    config: PretrainedConfig, kept: list[int], whole: PreTrainedModel, trust_remote_code: bool
+) -> Shallower | str:
+    """The pruned config, or the reason why there is none."""
+    fields = mended_fields(config, kept)
+    new_config = copy.deepcopy(config)
+    try:
+        set_fields(new_config, fields)
+        # As it will be read from disk: what the config derives from other fields is derived again.
+        reread = type(config).from_dict(json.loads(new_config.to_json_string()))
+        pruned = meta_model(reread, type(whole), trust_remote_code)
+    except Exception as error:  # each family refuses in its own way, from ValueError to dataclass validators
+        return " ".join(str(error).split())[:200]
+    return _compare(whole, pruned, Shallower(new_config, fields, kept, {}, {}))
+
+
+def _compare(whole: PreTrainedModel, pruned: PreTrainedModel, result: Shallower) -> Shallower | str:
+    """Fills in what follows the new config, or says what would no longer be as it was."""
+    path, kept = layers_path(whole), result.kept
+    if layers_path(pruned) != path:
+        return "its layers would lie elsewhere"
+    old_layers, new_layers = whole.get_submodule(path), pruned.get_submodule(path)
+    assert isinstance(old_layers, nn.ModuleList) and isinstance(new_layers, nn.ModuleList)
+    saved = whole.state_dict().keys()
+    for new, old in enumerate(kept):
+        before, after = _traits(old_layers[old]), _traits(new_layers[new])
+        for (module, name), was, now in _differences(before, after):
+            if not _follows(name, was, now, kept):
+                return f"{name} of layer {old} would be {now} instead of {was}"
+            result.attributes.setdefault(f"{path}.{new}.{module}".rstrip("."), {})[name] = now
+    for (module, name), was, now in _differences(_traits(whole, path), _traits(pruned, path)):
+        if now == ABSENT and f"{module}.{name}".lstrip(".") not in saved:
+            continue  # what a kind of layer needed of which none remains, e.g. its rotary frequencies
+        if isinstance(was, torch.Size) or isinstance(now, torch.Size):
+            dimension = _packed_dimension(was, now, num_layers(whole.config), len(kept))
+            if dimension is None:
+                return f"{module}.{name} outside the layers would be {now} instead of {was}"
+            result.packed[f"{module}.{name}"] = dimension
+        elif name == "__class__":
+            return f"{module} outside the layers would be {now} instead of {was}"
+        else:
+            result.attributes.setdefault(module, {})[name] = now
+    return result
+
+
+def _traits(module: nn.Module, without: str | None = None) -> dict[tuple[str, str], Any]:
+    """Classes, shapes and plain attributes of a module and all in it, by (path, name)."""
+    found: dict[tuple[str, str], Any] = {}
+    for path, part in module.named_modules():
+        if without is not None and (path == without or path.startswith(f"{without}.")):
+            continue
+        found[path, "__class__"] = type(part).__qualname__
+        for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+            found[path, name] = tensor.shape
+        for name, value in vars(part).items():
+            if not name.startswith("_") and _is_plain(value):
+                found[path, name] = value
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float, str, type(None)))
+
+
+def _differences(before: dict, after: dict) -> list[tuple[tuple[str, str], Any, Any]]:
+    keys = list(dict.fromkeys((*before, *after)))
+    pairs = [(key, before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys]
+    return [(key, was, now) for key, was, now in pairs if was != now]
+
+
+def _follows(name: str, was: Any, now: Any, kept: list[int]) -> bool:
+    """Whether a layer that has this attribute now computes as it did."""
+    if name in OWN_INDEX:
+        return True
+    if name in OTHER_INDEX:
+        return was in kept and now == kept.index(was)
+    # √L in and out of a config field costs a last bit.
+    return isinstance(was, float) and isinstance(now, float) and math.isclose(was, now, rel_tol=1e-12)
+
+
+def _packed_dimension(was: Any, now: Any, depth: int, kept: int) -> int | None:
+    """The dimension whose size went from n·L to n·kept, if that is all that changed."""
+    if was == ABSENT or now == ABSENT or len(was) != len(now):
+        return None
+    changed = [d for d in range(len(was)) if was[d] != now[d]]
+    if len(changed) == 1 and was[changed[0]] * kept == now[changed[0]] * depth:
+        return changed[0]
+    return None
