@@ -1,13 +1,160 @@
 """Removing decoder layers from a checkpoint's files, without loading the model."""
 
-from collections.abc import Sequence
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from depthprune.model.loading import load_model, load_tokenizer
-from depthprune.model.surgery import remove_layers
-from depthprune.model.verify import save_verified
+from transformers import PretrainedConfig
+
+from depthprune.errors import UserError
+from depthprune.model.anatomy import layers_path
+from depthprune.model.depth_config import num_layers, text_config
+from depthprune.model.loading import load_config, local_folder
+from depthprune.model.shards import INDEX, SINGLE, Shard, read_shards
+from depthprune.model.traits import Shallower, meta_model, shallower
+
+COPY_BYTES = 16 * 2**20
+# Written by others about the whole model; the card of the pruned one is ours.
+NOT_COPIED = (".git", ".cache", "README.md", "config.json")
 
 
 def prune_files(model_dir: str | Path, layers: Sequence[int], output: str | Path) -> None:
-    """Writes the checkpoint in `model_dir` without `layers` (original indices) to `output`."""
-    save_verified(remove_layers(load_model(model_dir), layers), load_tokenizer(model_dir), output)
+    """Writes the checkpoint in `model_dir` without `layers` (original indices) to the new folder `output`.
+
+    Tensors are copied byte by byte from shard to shard: no model in memory, any dtype. The tokenizer and the other
+    small files come along. Raises UserError where the model folder is at fault, where the layers cannot go, and
+    where `output` holds something already; then nothing is written.
+    """
+    folder, output = local_folder(model_dir), Path(output).resolve()
+    if folder is None:
+        raise UserError(f"{model_dir} is not a folder: download the model first to prune its files")
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty: name a new folder")
+    config = load_config(folder)
+    shards = read_shards(folder)
+    change = shallower(config, layers)
+    if change.packed:
+        raise UserError(
+            f"{config.model_type} packs all layers into {next(iter(change.packed))}: load it to prune it"
+        )
+    prefix = stored_prefix(shards, layers_path(meta_model(config)), num_layers(config), folder)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as staging:
+        written = Path(staging) / "model"
+        written.mkdir()
+        _write_shards(shards, prefix, change.kept, written)
+        _copy_other_files(folder, written)
+        _write_config(folder, config, change, written)
+        if output.exists():
+            output.rmdir()
+        written.replace(output)
+
+
+def stored_prefix(shards: Sequence[Shard], path: str, depth: int, folder: Path) -> str:
+    """What stands before the layer's number in the names on disk, e.g. "model.layers."
+
+    Checkpoints may name their layers otherwise than the model in memory does ("h.0." for "transformer.h.0."), and
+    other towers may have layers too: the prefix is the one that ends like the path in memory and counts to `depth`.
+    """
+    leaf = path.rpartition(".")[2]
+    indices: dict[str, set[int]] = {}
+    for shard in shards:
+        for name in shard.tensors:
+            if found := re.match(rf"((?:.*?\.)?{re.escape(leaf)}\.)(\d+)\.", name):
+                indices.setdefault(found[1], set()).add(int(found[2]))
+    fitting = [prefix for prefix, numbers in indices.items() if numbers >= set(range(depth))]
+    exact = [prefix for prefix in fitting if prefix == f"{path}."]
+    language = [prefix for prefix in fitting if not re.search("vision|visual|audio|encoder", prefix)]
+    for candidates in (exact, fitting, language):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise UserError(
+        f"{folder}: its files hold {len(fitting)} stacks of {depth} layers: cannot tell which to prune"
+    )
+
+
+def renamed(name: str, prefix: str, kept: Sequence[int]) -> str | None:
+    """A tensor's name in the pruned checkpoint; None if it goes."""
+    if not name.startswith(prefix):
+        return name
+    number, dot, rest = name[len(prefix) :].partition(".")
+    if int(number) not in kept:
+        return None  # a removed layer, or one behind the last, for speculative decoding
+    return f"{prefix}{list(kept).index(int(number))}{dot}{rest}"
+
+
+def _write_shards(shards: Sequence[Shard], prefix: str, kept: Sequence[int], output: Path) -> None:
+    """Each shard without what goes; shards left empty are left out."""
+    plans = [
+        (shard, {old: new for old in shard.tensors if (new := renamed(old, prefix, kept))})
+        for shard in shards
+    ]
+    plans = [(shard, names) for shard, names in plans if names]
+    weight_map: dict[str, str] = {}
+    total = 0
+    for number, (shard, names) in enumerate(plans, start=1):
+        file_name = SINGLE if len(plans) == 1 else f"model-{number:05d}-of-{len(plans):05d}.safetensors"
+        total += _write_shard(shard, names, output / file_name)
+        weight_map |= dict.fromkeys(names.values(), file_name)
+    if len(plans) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (output / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_shard(shard: Shard, names: dict[str, str], path: Path) -> int:
+    """Copies the named tensors under their new names; returns the bytes of data written."""
+    header: dict[str, Any] = {"__metadata__": shard.metadata} if shard.metadata else {}
+    spans = []
+    end = 0
+    for old in sorted(names, key=lambda name: shard.tensors[name]["data_offsets"]):
+        tensor = shard.tensors[old]
+        begin, stop = tensor["data_offsets"]
+        header[names[old]] = {**tensor, "data_offsets": [end, end + stop - begin]}
+        spans.append((shard.data_start + begin, stop - begin))
+        end += stop - begin
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the data begins aligned, as the format's own writer has it
+    with shard.path.open("rb") as source, path.open("wb") as target:
+        target.write(len(encoded).to_bytes(8, "little") + encoded)
+        for start, length in spans:
+            for block in _blocks(source, start, length):
+                target.write(block)
+    return end
+
+
+def _blocks(source: BinaryIO, start: int, length: int) -> Iterator[bytes]:
+    source.seek(start)
+    while length:
+        block = source.read(min(length, COPY_BYTES))
+        length -= len(block)
+        yield block
+
+
+def _copy_other_files(folder: Path, output: Path) -> None:
+    """Tokenizer, generation config, chat template, code: all that is neither weights nor about this very model."""
+    for file in folder.iterdir():
+        weights = file.suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+        if file.is_file() and not weights and file.name not in (*NOT_COPIED, INDEX):
+            shutil.copyfile(file, output / file.name)
+
+
+def _write_config(folder: Path, config: PretrainedConfig, change: Shallower, output: Path) -> None:
+    """config.json as it was, but for the fields that speak of layers."""
+    text = text_config(config)
+    written = json.loads((folder / "config.json").read_text())
+    section = written
+    if text is not config:
+        name = next(name for name in config.sub_configs if getattr(config, name, None) is text)
+        section = written.setdefault(name, {})
+    for alias, field in text.attribute_map.items():
+        if field in change.fields:
+            section.pop(alias, None)
+    section |= change.fields
+    (output / "config.json").write_text(json.dumps(written, indent=2) + "\n")
+    reread = load_config(output)
+    if num_layers(reread) != len(change.kept):
+        raise UserError(f"{folder / 'config.json'} cannot say that {len(change.kept)} layers remain")

@@ -1,20 +1,43 @@
 """Loading models, configs and tokenizers, with the user's mistakes said in one line."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 
 from depthprune.errors import UserError
+from depthprune.model.shards import read_shards
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
 
 def load_config(path_or_id: str | Path, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The config of a decoder-only language model in a folder or on the hub."""
-    folder = Path(path_or_id)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise UserError(f"{folder} has no config.json: name a Hugging Face model folder")
-    return AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
+    """The config of a decoder-only language model in a folder or on the hub.
+
+    Raises UserError where there is no such folder, no config.json in it, or another kind of model.
+    """
+    if (folder := local_folder(path_or_id)) is not None:
+        _check_config_file(folder)
+    with explained(f"{path_or_id}: its config cannot be loaded"):
+        config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
+    _check_decoder_only(path_or_id, config)
+    return config
 
 
 def load_model(
@@ -24,14 +47,117 @@ def load_model(
     trust_remote_code: bool = False,
     **kwargs: Any,
 ) -> PreTrainedModel:
-    """The model in eval mode on `device`; `dtype` "auto" keeps the checkpoint's."""
+    """The model in eval mode on `device`; `dtype` "auto" keeps the checkpoint's, a name such as "bfloat16" casts.
+
+    Further keyword arguments go to `from_pretrained`. Raises UserError as `load_config` does, for torn or pickled
+    weights, and for weights that are missing or do not fit.
+    """
+    model, _ = load_with_report(path_or_id, dtype, device, trust_remote_code, **kwargs)
+    return model
+
+
+def load_with_report(
+    path_or_id: str | Path,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    trust_remote_code: bool = False,
+    **kwargs: Any,
+) -> tuple[PreTrainedModel, list[str]]:
+    """As `load_model`, with the names of the tensors in the files that the model has no use for."""
     load_config(path_or_id, trust_remote_code)
-    model = AutoModelForCausalLM.from_pretrained(
-        path_or_id, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True, **kwargs
-    )
-    return model.to(device).eval()
+    if (folder := local_folder(path_or_id)) is not None:
+        read_shards(folder)
+    with explained(f"{path_or_id}: the model cannot be loaded"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path_or_id,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            **kwargs,
+        )
+    model, report = loaded
+    for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if faults := sorted(map(str, report[kind])):
+            what = "does not load" if kind == "error_msgs" else kind.removesuffix("_keys")
+            raise UserError(
+                f"{path_or_id}: {faults[0]} is {what} in its weights (and {len(faults) - 1} more)"
+            )
+    model = model if model.device == torch.device(device) else model.to(device)
+    return model.eval(), sorted(report["unexpected_keys"])
 
 
-def load_tokenizer(path_or_id: str | Path, trust_remote_code: bool = False) -> Any:
-    """The tokenizer that lies beside the model."""
-    return AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
+def load_tokenizer(path_or_id: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside the model; raises UserError where there is none."""
+    folder = local_folder(path_or_id)
+    if folder is not None and not has_tokenizer(folder):
+        raise UserError(
+            f"{folder} has no tokenizer: put tokenizer.json and tokenizer_config.json beside the model"
+        )
+    with explained(f"{path_or_id}: its tokenizer cannot be loaded"):
+        return AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer lies in a model folder."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def local_folder(path_or_id: str | Path) -> Path | None:
+    """The folder, or None for a hub id such as "meta-llama/Llama-3.1-8B"."""
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{path_or_id} is a file: name the model's folder")
+    looks_local = isinstance(path_or_id, Path) or str(path_or_id).startswith((".", "/", "~"))
+    if looks_local or len(path.parts) > 2:
+        raise UserError(f"{path_or_id} is not there: name a model folder, or a hub id such as org/name")
+    return None
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns whatever a third party's code raises on the user's files into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, its validators' own, …
+        raise UserError(f"{what}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """An exception's message on one line, cut to 300 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _check_config_file(folder: Path) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(f"{folder} is a LoRA adapter: merge it into its base model first")
+        raise UserError(f"{folder} has no config.json: name a Hugging Face model folder")
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): copy or download it again") from None
+    if not isinstance(found, dict) or "model_type" not in found:
+        raise UserError(f"{path} has no model_type: name a Hugging Face model folder")
+
+
+def _check_decoder_only(path_or_id: str | Path, config: PretrainedConfig) -> None:
+    kind, decoder = config.model_type, getattr(config, "is_decoder", False)
+    if config.is_encoder_decoder:
+        raise UserError(
+            f"{path_or_id} is an encoder-decoder (seq2seq) model, {kind}: only decoder-only models work"
+        )
+    if kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and not decoder:
+        raise UserError(
+            f"{path_or_id} is an encoder-decoder (seq2seq) model, {kind}: only decoder-only models work"
+        )
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decoder:
+        raise UserError(f"{path_or_id} is an encoder, {kind}: only decoder-only language models work")
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not remote:
+        raise UserError(f"{path_or_id} is no language model that transformers generates with: {kind}")

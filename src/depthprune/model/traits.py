@@ -1,7 +1,6 @@
 """Does a config say what the kept layers are? Answered by building the model on the meta device, without weights."""
 
 import copy
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,14 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import layers_path
-from depthprune.model.depth_config import Fields, kept_layers, mended_fields, num_layers, set_fields
+from depthprune.model.depth_config import (
+    Fields,
+    kept_layers,
+    mended_fields,
+    num_layers,
+    set_fields,
+    text_config,
+)
 
 # Attributes that number a layer: they follow its new place.
 OWN_INDEX = (
@@ -123,11 +129,21 @@ def _try(
     try:
         set_fields(new_config, fields)
         # As it will be read from disk: what the config derives from other fields is derived again.
-        reread = type(config).from_dict(json.loads(new_config.to_json_string()))
+        reread = type(config).from_dict(new_config.to_dict())
         pruned = meta_model(reread, type(whole), trust_remote_code)
     except Exception as error:  # each family refuses in its own way, from ValueError to dataclass validators
         return " ".join(str(error).split())[:200]
+    if _attends(config) and not _attends(reread):
+        return "no attention layer would remain, and transformers' cache needs one"
     return _compare(whole, pruned, Shallower(new_config, fields, kept, {}, {}))
+
+
+def _attends(config: PretrainedConfig) -> bool:
+    """Whether a layer of a family with several kinds of layer has a KV cache; True for all other families."""
+    kinds = getattr(text_config(config), "layer_types", None) or ["full_attention"]
+    return any(
+        kind == "hybrid" or (kind.endswith("attention") and kind != "linear_attention") for kind in kinds
+    )
 
 
 def _compare(whole: PreTrainedModel, pruned: PreTrainedModel, result: Shallower) -> Shallower | str:

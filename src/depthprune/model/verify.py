@@ -1,48 +1,193 @@
-"""The gate: what every saved model passes."""
+"""The gate: what every saved model passes.
 
-import os
+A folder passes when its files are whole, reloading it leaves no tensor missing and none over, its logits are
+finite, those computed with the KV cache are those computed without, and `generate` runs.
+"""
+
+import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from depthprune.errors import UserError
-from depthprune.model.loading import load_model
+from depthprune.model.anatomy import decoder_layers, unwrap
+from depthprune.model.depth_config import text_config
+from depthprune.model.loading import explained, has_tokenizer, load_tokenizer, load_with_report, one_line
+
+PROMPT, NEW_TOKENS = 8, 6
 
 
 class GateError(RuntimeError):
-    """A model we made does not survive saving; it is not saved."""
+    """A model that we made does not survive saving; it is not saved. A fault of ours, not of the user's."""
 
 
 def verify(folder: str | Path) -> None:
-    """Checks a saved model; raises UserError with the reason in one line."""
-    model = load_model(folder)
-    probe = torch.randint(
-        0, model.config.get_text_config().vocab_size, (2, 8), generator=torch.Generator().manual_seed(0)
-    )
-    with torch.inference_mode():
-        if not model(probe.to(model.device)).logits.isfinite().all():
-            raise UserError(f"{folder}: the logits are not finite")
+    """Checks a saved model, and where it is a run folder, that it has the layers that plan.json keeps.
 
-
-def save_verified(model: nn.Module, tokenizer: Any | None, folder: str | Path) -> None:
-    """Saves the model into `folder` once its reloaded copy has been found equal to it; raises GateError if not."""
+    Needs memory for one copy of the model. Raises UserError with the reason in one line.
+    """
     folder = Path(folder)
+    trusted = False  # a checkpoint that needs its own code is loaded by the caller who trusts it
+    model, unused = load_with_report(folder, trust_remote_code=trusted)
+    if unused:
+        raise UserError(f"{folder}: {unused[0]} is unexpected in its weights (and {len(unused) - 1} more)")
+    with explained(str(folder)), torch.random.fork_rng():
+        if fault := running_fault(model):
+            raise UserError(f"{folder}: {fault}")
+    if has_tokenizer(folder):
+        load_tokenizer(folder)
+    plan = folder / "depthprune" / "plan.json"
+    if plan.is_file():
+        kept = json.loads(plan.read_text())["kept"]
+        if len(kept) != len(decoder_layers(model)):
+            raise UserError(f"{folder} has {len(decoder_layers(model))} layers, and {plan} keeps {len(kept)}")
+
+
+def save_verified(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path) -> None:
+    """Saves the model into `folder` once a reloaded copy has been found equal to it.
+
+    Equal means: every tensor bit for bit, and the logits. The copy is on the model's device: two copies are in
+    memory. `folder` may hold other files; weights of an earlier save are replaced. The saved config has use_cache
+    on. Raises GateError with the reason, and then writes nothing.
+    """
+    folder = Path(folder).resolve()
+    inner = unwrap(model)
+    if hasattr(model, "get_base_model"):
+        raise GateError("the model still has adapters: merge them before saving")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
+        saved = Path(staging) / "model"
+        with _as_when_used(inner):
+            inner.save_pretrained(saved)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(saved)
+            if fault := _saving_fault(inner, saved):
+                raise GateError(f"{inner.config.model_type} does not survive saving: {fault}")
+        _move(saved, folder)
+
+
+@contextmanager
+def _as_when_used(model: PreTrainedModel) -> Iterator[None]:
+    """The model in eval mode, with its KV cache on; both, and the random state, are as before afterwards."""
+    training = [module for module in model.modules() if module.training]
+    configs = [
+        config for config in (model.config, text_config(model.config), model.generation_config) if config
+    ]
+    caches = [(config, config.use_cache) for config in configs if "use_cache" in vars(config)]
+    with torch.random.fork_rng():
+        model.eval()
+        for config, _ in caches:
+            config.use_cache = True
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+            for config, use_cache in caches:
+                config.use_cache = use_cache
+
+
+def _saving_fault(model: PreTrainedModel, saved: Path) -> str | None:
+    """What is wrong with a model just saved, in memory or on disk; None if nothing is."""
     try:
-        model.save_pretrained(staging)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(staging)
-        reloaded = load_model(staging, device=model.device).state_dict()
-        for name, tensor in model.state_dict().items():
-            if not torch.equal(tensor, reloaded[name]):
-                raise GateError(f"{name} is not the same after saving and loading")
-        folder.mkdir(exist_ok=True)
-        for file in staging.iterdir():
-            os.replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(staging)
+        if fault := running_fault(model):
+            return fault
+        reloaded, unused = load_with_report(
+            saved,
+            device=model.device,
+            trust_remote_code=bool(getattr(model.config, "auto_map", None)),
+            attn_implementation=model.config._attn_implementation,
+        )
+        if unused:
+            return f"{unused[0]} is unexpected on reload"
+        return tensor_fault(model, reloaded) or logits_fault(model, reloaded) or running_fault(reloaded)
+    except Exception as error:  # whatever a broken model or its config raises, it is not to be saved
+        return one_line(error)
+
+
+def tensor_fault(model: nn.Module, reloaded: nn.Module) -> str | None:
+    """Compares all parameters and buffers that are saved, bit for bit."""
+    meant, found = model.state_dict(), reloaded.state_dict()
+    if names := sorted(meant.keys() ^ found.keys()):
+        return f"{names[0]} is only in {'memory' if names[0] in meant else 'the files'}"
+    for name, tensor in meant.items():
+        if tensor.dtype != found[name].dtype or not torch.equal(tensor, found[name]):
+            return f"{name} is not what it was"
+    return None
+
+
+@torch.inference_mode()
+def logits_fault(model: PreTrainedModel, reloaded: PreTrainedModel) -> str | None:
+    """Compares the logits of both, which have the same weights: only their configs could set them apart."""
+    probe = _probe(model)
+    meant, found = model(probe, use_cache=False).logits, reloaded(probe, use_cache=False).logits
+    # The same sums; from unaligned memory they may be taken in another order.
+    if (apart := _distance(found, meant)) > (1e-5 if _is_exact(meant) else 2e-2):
+        return f"its logits differ on reload by {apart:.1e} relative"
+    return None
+
+
+@torch.inference_mode()
+def running_fault(model: PreTrainedModel) -> str | None:
+    """Generates greedily with the KV cache, and computes the same positions' logits again without it."""
+    settings = GenerationConfig(
+        max_new_tokens=NEW_TOKENS,
+        min_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        use_cache=True,
+        output_logits=True,
+        return_dict_in_generate=True,
+        pad_token_id=0,
+    )
+    probe = _probe(model)
+    generated = model.generate(probe, generation_config=settings, attention_mask=torch.ones_like(probe))
+    cached = torch.stack(generated.logits, dim=1)
+    uncached = model(generated.sequences, use_cache=False).logits[:, probe.shape[1] - 1 : -1].to(cached.dtype)
+    if not (cached.isfinite().all() and uncached.isfinite().all()):
+        return "its logits are not finite"
+    if (apart := _distance(cached, uncached)) > (1e-3 if _is_exact(model(probe).logits) else 0.1):
+        return f"its logits with the KV cache differ from those without by {apart:.1e} relative"
+    return None
+
+
+def _probe(model: PreTrainedModel) -> Tensor:
+    """Two rows of random token ids [2, T], T ≤ 8 and short enough for the model's context."""
+    text = text_config(model.config)
+    context = getattr(text, "max_position_embeddings", None) or PROMPT + NEW_TOKENS
+    length = max(1, min(PROMPT, context - NEW_TOKENS))
+    ids = torch.randint(0, text.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
+    return ids.to(model.device)
+
+
+def _is_exact(logits: Tensor) -> bool:
+    return logits.dtype in (torch.float32, torch.float64)
+
+
+def _distance(logits: Tensor, reference: Tensor) -> float:
+    """The relative distance of two logits [B, T, V]: the worst position's in fp32, the median one's below.
+
+    Half precision may flip a mixture's choice of experts at a position where two are nearly equal.
+    """
+    exact = _is_exact(reference)
+    logits, reference = logits.float(), reference.float()
+    apart = (logits - reference).norm(dim=-1) / reference.norm(dim=-1).clamp_min(1e-12)
+    return (apart.max() if exact else apart.median()).item()
+
+
+def _move(saved: Path, folder: Path) -> None:
+    """Puts the saved files into the folder; weights that an earlier save left there go."""
+    if not folder.exists():
+        saved.replace(folder)
+        return
+    for stale in folder.glob("model*.safetensors*"):
+        stale.unlink()
+    for file in saved.iterdir():
+        if file.is_dir():
+            shutil.rmtree(folder / file.name, ignore_errors=True)
+        file.replace(folder / file.name)

@@ -1,0 +1,16 @@
+"""A model without weights, for everything that only needs shapes."""
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+
+def skeleton(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of a config on the meta device: every module and shape, no memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def checkpoint_dtype(config: PretrainedConfig) -> torch.dtype:
+    """The dtype that a checkpoint's config states; float32 where it states none."""
+    dtype = config.dtype or config.get_text_config(decoder=True).dtype or torch.float32
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
