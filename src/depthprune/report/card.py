@@ -1,0 +1,110 @@
+"""The model card: what the checkpoint in the run folder is, for whoever finds it later."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+import depthprune
+from depthprune.report import figures, story
+from depthprune.report.artifacts import Artifacts
+from depthprune.report.table import EvaluationTable, evaluation_table, result_text
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def model_card(run: Artifacts) -> str:
+    """The content of `README.md`: front matter as the hub reads it, then Markdown."""
+    assert run.plan is not None
+    front = {
+        **_base_model(run.model),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["depthprune", "layer-pruning", run.plan.metric],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        f"# {markdown(_name(run.model))}, {len(run.plan.kept)} of {run.plan.num_layers} layers",
+        markdown(story.summary(run)),
+        _layers(run),
+        _results(run),
+        _loading(),
+        _making(run),
+        _limits(run),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _base_model(model: str) -> dict[str, str]:
+    name = _name(model)
+    return {"base_model": name} if HUB_ID.fullmatch(name) else {}
+
+
+def _name(model: str) -> str:
+    """A hub id as it is; of a folder its name alone, since the rest says nothing to others."""
+    path = Path(model)
+    is_hub_id = HUB_ID.fullmatch(model) and not model.startswith(".") and not path.exists()
+    return model if is_hub_id else path.resolve().name
+
+
+def markdown(text: str) -> str:
+    """`text` where Markdown and HTML would read it as their own, escaped; on one line."""
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+
+
+def _layers(run: Artifacts) -> str:
+    assert run.plan is not None
+    lines = ["## Layers", "", f"Removed (indices of the original model): {story.dash_ranges(run.plan.removed)}."]
+    lines.append(f"Kept: {story.dash_ranges(run.plan.kept)}.")
+    merged = [f"{gone} into {kept}" for gone, kept in sorted(run.plan.merged_into.items())]
+    if merged:
+        lines.append(f"Merged before the cut: {', '.join(merged)}.")
+    return "\n".join([*lines, *(f"\n{markdown(note)}" for note in run.plan.notes)])
+
+
+def _results(run: Artifacts) -> str:
+    if run.evaluation is None:
+        return ""
+    table = evaluation_table(run.evaluation)
+    explained = "± is one standard error over the rows (or windows of text) of one seed."
+    return "\n".join(["## Results", "", *_table(table), "", explained, *map(markdown, table.notes)])
+
+
+def _table(table: EvaluationTable) -> list[str]:
+    heads = [f"{markdown(c.dataset)}, {markdown(c.heading)} (n = {c.n})" for c in table.columns]
+    rows = [["model", "layers", "parameters", *heads], ["---", *["---:"] * (2 + len(heads))]]
+    rows += [[row.name, str(row.layers), row.size, *map(result_text, row.results)] for row in table.rows]
+    if table.has_majority:
+        guesses = ["" if c.majority is None else figures.measured(c.majority) for c in table.columns]
+        rows.append(["majority class", "", "", *guesses])
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _loading() -> str:
+    code = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        'model = AutoModelForCausalLM.from_pretrained("PATH_OR_ID")',
+        'tokenizer = AutoTokenizer.from_pretrained("PATH_OR_ID")',
+    ]
+    return "\n".join(["## Loading", "", "```python", *code, "```"])
+
+
+def _making(run: Artifacts) -> str:
+    assert run.recipe is not None
+    slots = {"importance": "metric", "selection": "method", "recovery": "method", "training": "method"}
+    chosen = ", ".join(f"{slot} `{run.recipe[slot][key]}`" for slot, key in slots.items())
+    return (
+        f"## How it was made\n\ndepthprune {depthprune.__version__}: {chosen}. The whole recipe, every default written "
+        "out, is `depthprune/recipe.yaml`; the same again:\n\n"
+        "```\ndepthprune run depthprune/recipe.yaml --output NEW_FOLDER\n```\n\n"
+        "The evidence is in `depthprune/report.html`."
+    )
+
+
+def _limits(run: Artifacts) -> str:
+    limits = ["## Limits", "", "A shallower model knows less. What the table does not measure may have been lost:"]
+    limits.append("facts, other languages, long contexts, safety training. Measure what you need before you rely on it.")
+    if not run.tuned:
+        limits.append("It was not fine-tuned after the cut.")
+    limits.append("The base model's licence and limits hold here too.")
+    return "\n".join(limits)

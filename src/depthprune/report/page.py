@@ -1,0 +1,63 @@
+"""The HTML report: one file, no network, a section for each artifact that the run has left."""
+
+from typing import Any
+
+import yaml
+
+from depthprune.report import figures, plots, story
+from depthprune.report.artifacts import Artifacts
+from depthprune.report.table import evaluation_table
+
+
+def html_page(run: Artifacts) -> str:
+    """The content of `report.html`."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    jinja = Environment(
+        loader=PackageLoader("depthprune.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for show in (figures.measured, figures.count, figures.seconds, figures.size, figures.percent, figures.plural):
+        jinja.filters[show.__name__] = show
+    template = jinja.get_template("report.html.j2")
+    return template.render(
+        run=run,
+        summary=story.summary(run),
+        table=evaluation_table(run.evaluation) if run.evaluation else None,
+        costs=[(story.STAGES[name], run.stages[name]) for name in story.STAGES if name in run.stages],
+        layers=_layers(run),
+        course=_course(run),
+        merges=(run.recovery or {}).get("merged", []),
+        losses=plots.loss_curves(run.losses) if any("loss" in entry for entry in run.losses) else None,
+        recipe=yaml.safe_dump(run.recipe, sort_keys=False) if run.recipe else None,
+    )
+
+
+def _layers(run: Artifacts) -> dict[str, Any] | None:
+    """Every layer with its score and fate; the chart only of scores that something was measured for."""
+    if run.scores is None and run.plan is None:
+        return None
+    scores = run.scores["scores"] if run.scores else None
+    num_layers = run.plan.num_layers if run.plan else len(scores or ())
+    fate = {i: name for name, layers in plots.fates(run.plan, num_layers).items() for i in layers}
+    return {
+        "chart": plots.layer_scores(run.scores, run.plan) if run.scores and story.informed(run.scores) else None,
+        "rows": [(i, fate[i], scores[i] if scores else None) for i in range(num_layers)],
+        "removed": story.dash_ranges(run.plan.removed) if run.plan else None,
+        "linears": story.scored_linears((run.scores or {}).get("scored", [])),
+    }
+
+
+def _course(run: Artifacts) -> dict[str, Any] | None:
+    steps = (run.scores or {}).get("course")
+    if not steps:
+        return None
+    notes = story.course_notes(steps)
+    if run.plan and run.plan.selection != "explicit":
+        removed = len(run.plan.removed)
+        since = story.settled_since(steps, removed)
+        notes.append(f"The {removed} lowest-scored layers are those of the end from step {since} of {len(steps)} on.")
+    return {"chart": plots.course(steps), "notes": notes}

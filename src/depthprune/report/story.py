@@ -1,0 +1,89 @@
+"""What a run did, in sentences that its artifacts bear out."""
+
+import math
+import re
+from collections import Counter
+from typing import Any
+
+from depthprune.importance import METRICS
+from depthprune.report.artifacts import Artifacts
+from depthprune.report.figures import percent, plural, runs
+from depthprune.report.plots import gathered
+
+TUNING = {"lora": "LoRA, the adapters merged", "full": "full fine-tuning"}
+STAGES = {
+    "score": "scoring the layers",
+    "select": "choosing the layers",
+    "prune": "removing them, saving and checking",
+    "baseline": "fine-tuning the whole model (control)",
+    "train": "fine-tuning the pruned model",
+    "evaluate": "evaluating every model",
+}
+
+
+def summary(run: Artifacts) -> str:
+    """What was done, in a sentence or two."""
+    if run.plan is None:
+        if run.scores is None:
+            return f"Nothing has been done to {run.model} yet."
+        return f"The {len(run.scores['scores'])} layers of {run.model} were scored by {_by(run)}; none was removed yet."
+    plan = run.plan
+    layers = plural(len(plan.removed), "layer").replace(" ", f" of {plan.num_layers} ", 1)
+    if "prune" not in run.stages:
+        return f"Of {run.model}, {layers} are to be removed, {_chosen(run)}; the model is not written yet."
+    said = f"{layers} of {run.model} {'was' if len(plan.removed) == 1 else 'were'} removed, {_chosen(run)}"
+    if merged := len(plan.merged_into):
+        said += f"; the strongest weights of {merged} of them went into the kept layers before"
+    return said + (f". What remains was fine-tuned ({TUNING.get(run.tuned, run.tuned)})." if run.tuned else ".")
+
+
+def _chosen(run: Artifacts) -> str:
+    assert run.plan is not None
+    return "as listed" if run.plan.selection == "explicit" else f"chosen {run.plan.selection} by {_by(run)}"
+
+
+def _by(run: Artifacts) -> str:
+    scores = run.scores or {}
+    metric = scores.get("metric") or (run.plan.metric if run.plan else "")
+    over = f" over {plural(scores['samples'], 'sample')}" if scores.get("samples") else ""
+    return f"{metric}{over}"
+
+
+def informed(scores: dict[str, Any]) -> bool:
+    """Whether the scores saw the weights or data at all; those of `reverse` and `random` are only an order."""
+    metric = METRICS.get(scores["metric"])
+    return metric is None or metric.needs != "nothing"
+
+
+def dash_ranges(layers: list[int] | tuple[int, ...]) -> str:
+    """2–4, 8: for prose."""
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in runs(layers))
+
+
+def course_notes(steps: list[list[float]]) -> list[str]:
+    """What the course says about t: empty steps, how late the score gathers, since when the order holds."""
+    shares, notes = gathered(steps), []
+    empty = sum(not any(step) for step in steps)
+    if empty:
+        notes.append(f"{plural(empty, 'step')} without any gradient product: B starts at zero, and so may the learning rate.")
+    last = max(1, len(steps) // 4)
+    notes.append(f"The last {plural(last, 'step')} of {len(steps)} carry {percent(1 - shares[-1 - last])} of the score.")
+    return notes
+
+
+def settled_since(steps: list[list[float]], removed: int) -> int:
+    """The first step (from 1) after which the `removed` lowest-scored layers stay those of the end."""
+    sums = [0.0] * len(steps[0])
+    lowest = []
+    for step in steps:
+        sums = [math.fsum(pair) for pair in zip(sums, step, strict=True)]
+        lowest.append(set(sorted(range(len(sums)), key=lambda i: (sums[i], -i))[:removed]))
+    since = len(steps)
+    while since > 1 and lowest[since - 2] == lowest[-1]:
+        since -= 1
+    return since
+
+
+def scored_linears(paths: list[str]) -> dict[str, int]:
+    """Name of a linear inside its layer → in how many layers it was scored."""
+    return dict(Counter(re.sub(r"^.*?\.\d+\.", "", path) for path in paths))

@@ -1,0 +1,24 @@
+"""Writes the report of a run from its artifacts, whatever of them there is."""
+
+from depthprune.report.artifacts import read_artifacts
+from depthprune.report.card import model_card
+from depthprune.report.environment import environment
+from depthprune.report.mergekit import mergekit_plan
+from depthprune.report.page import html_page
+from depthprune.run_folder import RunFolder, write_text
+
+
+def write_report(folder: RunFolder) -> None:
+    """Writes `report.html`; with a plan `mergekit.yaml`; with a model in the folder its card, `README.md`.
+
+    `environment.json` is written where it is missing and kept otherwise: a report made again later, elsewhere, must
+    not claim that the run was made there.
+    """
+    if not (folder.own / "environment.json").is_file():
+        folder.write("environment.json", environment())
+    run = read_artifacts(folder)
+    folder.write("report.html", html_page(run))
+    if run.plan is not None and run.recipe is not None:
+        folder.write("mergekit.yaml", mergekit_plan(run))
+        if run.config is not None:
+            write_text(folder.root / "README.md", model_card(run))
