@@ -13,18 +13,26 @@ _PUBLIC = {
     "Plan": "depthprune.selection",
     "load_recipe": "depthprune.recipe",
     "remove_layers": "depthprune.model.surgery",
-    "run": "depthprune.run",
+    "run": "depthprune.pipeline",
     "score_layers": "depthprune.importance",
     "select_layers": "depthprune.selection",
     "verify": "depthprune.model.verify",
 }
-__all__ = ["Plan", "UserError", "load_recipe", "remove_layers", "run", "score_layers", "select_layers", "verify"]
+__all__ = [
+    "Plan",
+    "UserError",
+    "load_recipe",
+    "remove_layers",
+    "run",
+    "score_layers",
+    "select_layers",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'depthprune' has no attribute {name!r}")
-    # `run` is the module and the function: the function wins, as documented.
     value = getattr(import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value

@@ -1,1 +1,10 @@
+"""Recoveries: repair without training. To add one: a file here, and a line in RECOVERIES."""
 
+from depthprune.recovery.base import RecoverySettings
+from depthprune.recovery.none import NoRecovery
+from depthprune.recovery.same_sign_merge import SameSignMerge
+
+RECOVERIES: dict[str, type[RecoverySettings]] = {
+    "none": NoRecovery,
+    "same-sign-merge": SameSignMerge,
+}

@@ -1,0 +1,5 @@
+"""`python -m depthprune`, which launchers such as torchrun need."""
+
+from depthprune.cli import main
+
+main()

@@ -1,0 +1,279 @@
+"""The verbs. Nothing here imports torch before the arguments are parsed."""
+
+import logging
+import sys
+import tempfile
+import traceback
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from depthprune.errors import UserError
+
+if TYPE_CHECKING:
+    from depthprune.recipe import Recipe
+
+app = typer.Typer(
+    help="Make a language model shallower: prune layers, repair, fine-tune, keep a standard checkpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A name from `depthprune methods`, or a YAML file.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="training.method=full, …")
+]
+Model = Annotated[str | None, typer.Option(help="Model folder or hub id.")]
+Train = Annotated[
+    str | None, typer.Option(help="Training data: JSONL, JSON, CSV, Parquet, folder, or hub id.")
+]
+Eval = Annotated[list[str] | None, typer.Option(help="Evaluation data; may be repeated.")]
+CalibrationData = Annotated[
+    str | None, typer.Option("--calibration", help="Text or rows for metrics without training.")
+]
+Ratio = Annotated[float | None, typer.Option(help="Share of the layers to remove.")]
+Output = Annotated[Path, typer.Option(help="The run folder: becomes the pruned model's own.")]
+ChatTemplate = Annotated[
+    str | None, typer.Option(help="A Jinja file, where the tokenizer has no chat template.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    model: Model = None,
+    train: Train = None,
+    eval: Eval = None,
+    calibration: CalibrationData = None,
+    ratio: Ratio = None,
+    chat_template: ChatTemplate = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also tune the whole model, the fair control.")
+    ] = False,
+    until: Annotated[
+        str, typer.Option(help="End after score, select, prune, train or evaluate.")
+    ] = "evaluate",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan, its cost and the disk it needs.")
+    ] = False,
+    output: Output = Path("out"),
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Prune a model by a recipe: score, select, prune, train, evaluate. Called again, it goes on."""
+    resolved = _recipe(
+        recipe,
+        overrides,
+        model=model,
+        train=train,
+        eval=tuple(eval) if eval else None,
+        calibration=calibration,
+        chat_template=chat_template,
+        baseline=baseline or None,
+        trust_remote_code=trust_remote_code or None,
+        **{"selection.ratio": ratio},
+    )
+    from depthprune import display, pipeline
+
+    if dry_run:
+        from depthprune.estimate import estimate
+
+        display.show_estimate(estimate(resolved, output), as_json)
+        return
+    folder = pipeline.run(resolved, output, until)
+    display.show_run(folder, until, as_json)
+
+
+@app.command()
+def score(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    model: Model = None,
+    train: Train = None,
+    calibration: CalibrationData = None,
+    chat_template: ChatTemplate = None,
+    output: Output = Path("out"),
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Score the layers by a recipe's metric; `run` with the same recipe and output goes on from there."""
+    resolved = _recipe(
+        recipe,
+        overrides,
+        model=model,
+        train=train,
+        calibration=calibration,
+        chat_template=chat_template,
+        trust_remote_code=trust_remote_code or None,
+    )
+    from depthprune import display, pipeline
+
+    display.show_run(pipeline.run(resolved, output, "score"), "score", as_json)
+
+
+@app.command()
+def prune(
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    remove: Annotated[str, typer.Option(help="The layers that go: 18-30, or 1,3,5-7.")],
+    output: Output,
+) -> None:
+    """Remove layers from a checkpoint's files: no model is loaded, the result is a standard one."""
+    from depthprune.model.checkpoint import prune_files
+    from depthprune.selection import parse_layers
+
+    prune_files(model, parse_layers(remove), output)
+    typer.echo(f"{output}: written")
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Option(help="Model folder or hub id.")],
+    train: Annotated[str, typer.Option(help="Training data.")],
+    output: Output,
+    overrides: Overrides = None,
+    eval: Eval = None,
+    chat_template: ChatTemplate = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a checkpoint as a recipe would, without pruning it: training.method=full, …"""
+    resolved = _recipe(
+        "finetune",
+        overrides,
+        model=model,
+        train=train,
+        eval=tuple(eval) if eval else None,
+        chat_template=chat_template,
+        trust_remote_code=trust_remote_code or None,
+    )
+    from depthprune import display, pipeline
+
+    display.show_run(pipeline.run(resolved, output), "evaluate", as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option(help="Model folder or hub id.")],
+    eval: Annotated[list[str], typer.Option(help="Evaluation data; may be repeated.")],
+    overrides: Overrides = None,
+    chat_template: ChatTemplate = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on your data: accuracy, exact match and ROUGE-L, or perplexity, as the rows say."""
+    resolved = _recipe(
+        "finetune",
+        overrides,
+        model=model,
+        eval=tuple(eval),
+        chat_template=chat_template,
+        trust_remote_code=trust_remote_code or None,
+        **{"training.method": "none"},
+    )
+    from depthprune import display, pipeline
+
+    display.show_evaluation(pipeline.evaluate_model(resolved), as_json)
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(help="Model or run folder.")]) -> None:
+    """Check that a model folder is whole: it reloads, its cache is right, it generates."""
+    from depthprune.model.verify import verify as check
+
+    check(folder)
+    typer.echo(f"{folder}: whole; it loads, its cached and uncached logits agree, and it generates")
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="Model folder or hub id.")],
+    ratio: Annotated[float, typer.Option(help="Share of the layers to remove.")] = 0.25,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Show a model's layers and parameters, and what its size and speed would be at a ratio."""
+    from depthprune import display
+    from depthprune.inspection import inspect_model
+
+    display.show_inspection(inspect_model(model, ratio, trust_remote_code), as_json)
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the recipes: what each does, what it needs and costs, and its paper."""
+    from depthprune import display
+
+    display.show_methods(as_json)
+
+
+@app.command()
+def demo(output: Output = Path("out/demo"), as_json: Json = False) -> None:
+    """Tune, prune by 40 % and compare, on a small model and a task that come with depthprune."""
+    from depthprune import display
+    from depthprune.demo.run import run_demo
+
+    display.show_evaluation(run_demo(output), as_json)
+
+
+def _recipe(name: str, overrides: list[str] | None, **options: Any) -> "Recipe":
+    """The recipe with the options and KEY=VALUE pairs on top; the latter win."""
+    from depthprune.recipe import load_recipe, parse_override
+
+    values = {key: value for key, value in options.items() if value is not None}
+    return load_recipe(name, **values, **dict(map(parse_override, overrides or [])))
+
+
+def main() -> None:
+    """Runs a verb. Exit codes: 0 done, 2 the input is wrong, 1 a fault of ours, 130 interrupted."""
+    _quiet()
+    try:
+        code = app(standalone_mode=False)
+    except UserError as problem:
+        code = _say(f"error: {problem}", 2)
+    except TyperException as problem:
+        code = _say(f"error: {problem.format_message()} See `depthprune --help`.", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _say("interrupted: the same command goes on from the last finished step", 130)
+    except Exception as problem:
+        log = _write_traceback()
+        code = _say(
+            f"depthprune failed: {type(problem).__name__}: {_first_line(problem)} (traceback in {log})", 1
+        )
+    sys.exit(code)
+
+
+def _say(line: str, code: int) -> int:
+    typer.echo(line, err=True)
+    return code
+
+
+def _first_line(problem: Exception) -> str:
+    return next(iter(str(problem).splitlines()), "")
+
+
+def _write_traceback() -> Path:
+    with tempfile.NamedTemporaryFile("w", prefix="depthprune-", suffix=".log", delete=False) as file:
+        traceback.print_exc(file=file)
+    return Path(file.name)
+
+
+def _quiet() -> None:
+    """Our own lines go to stderr; the libraries' warnings only where a user asks for them with -W."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("depthprune")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")

@@ -1,0 +1,142 @@
+"""What the verbs print: one table each, or the same as JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from depthprune.importance import METRICS
+from depthprune.recipe import load_recipe, recipe_names
+from depthprune.recovery import RECOVERIES
+from depthprune.report.table import eval_table, evaluation_table
+from depthprune.run_folder import RunFolder
+
+console = Console()
+
+
+def show_run(folder: Path, until: str, as_json: bool) -> None:
+    """The end of a run: the results where there are some, else the plan, else the scores."""
+    artifacts = RunFolder(folder)
+    if artifacts.artifact("evaluate").exists() and until == "evaluate":
+        show_evaluation(artifacts.read("eval.json"), as_json)
+    elif artifacts.artifact("select").exists() and until != "score":
+        plan = artifacts.read("plan.json")
+        _print_json(plan) if as_json else console.print(f"removed {plan['removed']}, kept {plan['kept']}")
+    elif artifacts.artifact("score").exists():
+        scores = artifacts.read("scores.json")
+        _print_json(scores) if as_json else _scores(scores)
+    if not as_json:
+        console.print(
+            f"[bold]{folder}[/]: the model; report in {folder}/depthprune/report.html", highlight=False
+        )
+
+
+def show_evaluation(evaluation: dict[str, Any], as_json: bool) -> None:
+    """The rows of `eval.json`, with the majority class."""
+    if as_json:
+        _print_json(evaluation)
+        return
+    table = evaluation_table(evaluation)
+    console.print(eval_table(evaluation))
+    for note in table.notes:
+        console.print(note)
+
+
+def show_estimate(found: dict[str, Any], as_json: bool) -> None:
+    """The plan, cost and disk of a run that has not started."""
+    if as_json:
+        _print_json(found)
+        return
+    left = found["remaining"]
+    rows = [
+        ["layers", f"{found['num_layers']} → {left['layers']}"],
+        ["parameters", f"{left['parameters']:,} ({left['parameters_share']:.0%})"],
+        ["cost of a token", f"{left['cost_share']:.0%} of the whole model's"],
+        *[[f"rows: {name}", f"{count:,}"] for name, count in found["rows"].items() if count],
+        *[[f"steps: {name}", f"{count:,}"] for name, count in found["steps"].items()],
+        *[[f"disk: {name}", _size(count)] for name, count in found["disk"].items() if count],
+        ["disk needed / free", f"{_size(found['disk_needed'])} / {_size(found['disk_free'])}"],
+    ]
+    _table(["dry run", str(found["model"])], rows)
+
+
+def show_inspection(found: dict[str, Any], as_json: bool) -> None:
+    """A model's layers, and what remains of it at a ratio."""
+    if as_json:
+        _print_json(found)
+        return
+    left = found["remaining"]
+    layers = found["parameters_per_layer"]
+    rows = [
+        [_span(first, last), f"{layers[first]:,}", str(found["linears_per_layer"][first])]
+        for first, last in _runs(list(zip(layers, found["linears_per_layer"], strict=True)))
+    ]
+    _table(["layer", "parameters each", "linears"], rows)
+    outside = found["parameters"] - sum(layers)
+    tied = "tied" if found["tied_embeddings"] else "untied"
+    console.print(
+        f"{found['model_type']}, {found['num_layers']} layers, {found['parameters']:,} parameters "
+        f"in {found['dtype']}, {outside:,} of them outside the layers (embeddings {tied}).\n"
+        f"At ratio {found['ratio']:g}: {left['layers']} layers, {left['parameters']:,} parameters "
+        f"({left['parameters_share']:.0%}), {_size(left['bytes'])}, "
+        f"{left['cost_share']:.0%} of the cost of a token.",
+        highlight=False,
+    )
+
+
+def show_methods(as_json: bool) -> None:
+    """The recipes, slot by slot."""
+    found = []
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        slots = {
+            "recipe": name,
+            "importance": recipe.importance.model_dump()["metric"],
+            "selection": recipe.selection.method,
+            "recovery": recipe.recovery.model_dump()["method"],
+            "training": recipe.training.method,
+        }
+        metric = METRICS[slots["importance"]]
+        found.append({**slots, "needs": metric.needs, "scoring cost": metric.cost, "paper": metric.paper})
+    if as_json:
+        _print_json({"recipes": found, "metrics": list(METRICS), "recoveries": list(RECOVERIES)})
+    else:
+        _table(list(found[0]), [list(map(str, row.values())) for row in found])
+
+
+def _scores(scores: dict[str, Any]) -> None:
+    order = sorted(range(len(scores["scores"])), key=lambda i: scores["scores"][i])
+    rank = {layer: place for place, layer in enumerate(order, start=1)}
+    rows = [[str(i), f"{score:.4g}", str(rank[i])] for i, score in enumerate(scores["scores"])]
+    _table(["layer", scores["metric"], "goes"], rows)
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> None:
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _runs(values: list[Any]) -> list[tuple[int, int]]:
+    """(first, last) of each run of equal neighbours."""
+    starts = [i for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
+    return [(start, end - 1) for start, end in zip(starts, [*starts[1:], len(values)], strict=True)]
+
+
+def _span(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}–{last}"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))

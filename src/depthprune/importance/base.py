@@ -1,0 +1,23 @@
+"""What the importance metrics share: their settings' base and the type of their data."""
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+import torch
+
+from depthprune.settings import Settings
+
+Batches = Iterable[dict[str, torch.Tensor]]
+"""Dicts of `input_ids`, `attention_mask` and optionally `labels`, each [B, T], padded on the right."""
+
+
+class MetricSettings(Settings):
+    """An importance metric: its settings, and what it reads besides the model.
+
+    A metric that needs no training run is called as `metric(model, batches)` and returns one float32 score
+    per layer on the CPU, [L]; a higher score means a layer more worth keeping.
+    """
+
+    needs: ClassVar[Literal["nothing", "calibration", "training"]]
+    paper: ClassVar[str]
+    cost: ClassVar[str]

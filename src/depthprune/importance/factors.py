@@ -1,0 +1,104 @@
+"""LoRA gradients as factor pairs, in memory and on disk: ∇W ≈ ∇B·∇A, without a matrix of W's size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+# Rows of ∇B·∇A formed at once are bounded by this many elements (64 MB in fp32).
+_BLOCK_ELEMENTS = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class FactorPair:
+    """The gradients of one adapter, in PEFT's shapes.
+
+    Attributes:
+        a: ∇A, [r, d_in]; for E stacked experts [E·r, d_in], expert-major.
+        b: ∇B, [d_out, r]; for E stacked experts [d_out, r·E], rank-major.
+        experts: E, or None for a plain linear.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    experts: int | None = None
+
+    def split(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(∇B [E, d_out, r], ∇A [E, r, d_in]) in fp32; E is 1 for a plain linear.
+
+        A bf16 product would be 1e-3 off, so the cast comes first.
+        """
+        experts = self.experts or 1
+        a = self.a.float().reshape(experts, -1, self.a.shape[-1])
+        b = self.b.float().reshape(self.b.shape[0], -1, experts).permute(2, 0, 1)
+        return b, a
+
+    def squared_norms(self) -> torch.Tensor:
+        """‖∇B·∇A‖²_F of each expert, [E], as Σ(∇Bᵀ∇B ⊙ ∇A∇Aᵀ): two r×r Gram matrices."""
+        b, a = self.split()
+        return ((b.mT @ b) * (a @ a.mT)).sum(dim=(-2, -1)).clamp(min=0)
+
+
+def adapter_gradients(model: torch.nn.Module) -> Iterator[tuple[str, FactorPair]]:
+    """(path of the adapted weight in the base model, its gradients) for every adapter that has gradients."""
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer) or "default" not in module.lora_A:
+            continue
+        a, b = module.lora_A["default"].weight.grad, module.lora_B["default"].weight.grad
+        if a is None or b is None:
+            continue
+        path = name.removeprefix("base_model.model.")
+        experts = None
+        if isinstance(module, ParamWrapper):
+            # Two parameters of one module are wrapped in each other; the inner one's path says `base_layer`.
+            path = f"{path.replace('.base_layer', '')}.{module.parameter_name}"
+            experts = module.num_experts
+        yield path, FactorPair(a, b, experts)
+
+
+def write_step(folder: Path, step: int, pairs: dict[str, FactorPair]) -> None:
+    """Writes one step's pairs as `step-00000.safetensors`, keys `<path>.lora_A` and `<path>.lora_B`."""
+    tensors = {}
+    for path, pair in pairs.items():
+        tensors[f"{path}.lora_A"] = pair.a.detach().cpu().contiguous()
+        tensors[f"{path}.lora_B"] = pair.b.detach().cpu().contiguous()
+    target = folder / f"step-{step:05d}.safetensors"
+    partial = target.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.replace(target)
+
+
+def mean_squared_gradient(
+    folder: Path, path: str, experts: int | None = None, device: torch.device | str = "cpu"
+) -> torch.Tensor | None:
+    """F_W = (1/t) Σ_i (∇B_i·∇A_i)² elementwise for one weight (GradPruner's IGIA-Matrix).
+
+    Read from the spooled pairs, a block of rows at a time. A step without the weight (an expert that saw no
+    token) counts as zero.
+
+    Returns:
+        float32 [d_out, d_in], or [E, d_out, d_in] for stacked experts; None where no step holds the weight.
+    """
+    files = sorted(folder.glob("step-*.safetensors"))
+    total = None
+    for file in files:
+        with safe_open(file, "pt", device=str(device)) as step:
+            if f"{path}.lora_A" not in step.keys():  # noqa: SIM118 (a safetensors handle, not a dict)
+                continue
+            pair = FactorPair(step.get_tensor(f"{path}.lora_A"), step.get_tensor(f"{path}.lora_B"), experts)
+        b, a = pair.split()
+        if total is None:
+            total = torch.zeros(b.shape[0], b.shape[1], a.shape[2], device=device)
+        rows = max(1, _BLOCK_ELEMENTS // a.shape[2])
+        for expert in range(b.shape[0]):
+            for start in range(0, b.shape[1], rows):
+                product = b[expert, start : start + rows] @ a[expert]
+                total[expert, start : start + rows].addcmul_(product, product)
+    if total is None:
+        return None
+    total /= len(files)
+    return total if experts else total[0]

@@ -1,0 +1,165 @@
+"""What a run reads, loaded and checked before anything is computed or written."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from depthprune.data.calibration import calibration_batches
+from depthprune.data.examples import Examples, load_examples
+from depthprune.data.split import split_off
+from depthprune.data.tokens import encode
+from depthprune.errors import UserError
+from depthprune.importance.igia import Igia
+from depthprune.model.anatomy import decoder_layers, parameters_per_layer
+from depthprune.model.loading import load_config, load_tokenizer
+from depthprune.model.skeleton import skeleton
+from depthprune.recipe import Recipe
+from depthprune.selection import Explicit, KeepAll, OneShot, Plan, explicit_plan, select_layers
+from depthprune.training import NoTraining
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A recipe's model and data: checked, tokenizable, not yet tokenised.
+
+    Attributes:
+        skeleton: the model on the meta device: every shape, no weight.
+        evals: datasets to measure on; empty where the user gives neither evaluation nor training data.
+    """
+
+    recipe: Recipe
+    config: PretrainedConfig
+    skeleton: torch.nn.Module
+    tokenizer: Any
+    train: Examples | None
+    evals: tuple[Examples, ...]
+    calibration: Examples | None
+    chat_template: str | None
+    _encoded: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def num_layers(self) -> int:
+        return len(decoder_layers(self.skeleton))
+
+    def max_length(self, asked: int) -> int:
+        """`asked`, capped by the model's own context."""
+        context = getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return min(asked, context or asked)
+
+    def encoded(self, max_length: int) -> Any:
+        """The training rows as tokens, at most `max_length` each."""
+        assert self.train is not None
+        length = self.max_length(max_length)
+        if length not in self._encoded:
+            self._encoded[length] = encode(self.train, self.tokenizer, length, self.chat_template)
+        return self._encoded[length]
+
+    def batches(self) -> list[dict[str, torch.Tensor]]:
+        """The calibration samples."""
+        assert self.calibration is not None
+        wanted = self.recipe.calibration_samples
+        return calibration_batches(
+            self.calibration,
+            self.tokenizer,
+            samples=wanted.samples,
+            length=self.max_length(wanted.length),
+            batch_size=wanted.batch_size,
+            seed=self.recipe.seed,
+            chat_template=self.chat_template,
+        )
+
+    def plan(self, scores: list[float], metric: str) -> Plan:
+        """The plan that the recipe's selection makes of these scores."""
+        selection = self.recipe.selection
+        if isinstance(selection, Explicit):
+            plan = explicit_plan(selection, self.num_layers, metric)
+        else:
+            assert isinstance(selection, OneShot)
+            plan = self._one_shot(selection, scores, metric)
+        return self.recipe.recovery.plan_merges(plan, scores)
+
+    def _one_shot(self, selection: OneShot, scores: list[float], metric: str) -> Plan:
+        total = sum(parameter.numel() for parameter in self.skeleton.parameters())
+        return select_layers(
+            scores,
+            selection.ratio,
+            selection.protect,
+            num_removed=selection.num_removed,
+            target_parameters=selection.target_parameters,
+            parameters=(total, parameters_per_layer(self.skeleton)),
+            metric=metric,
+        )
+
+
+def load_inputs(recipe: Recipe) -> Inputs:
+    """Loads config, tokenizer and data and makes every check that needs no weight.
+
+    Raises:
+        UserError: whatever in the recipe, the model folder or the data cannot work, in one line.
+    """
+    if recipe.model is None:
+        raise UserError("no model: give a model folder or a hub id with --model")
+    trains, needs = not isinstance(recipe.training, NoTraining), recipe.importance.needs
+    if recipe.train is None and (trains or needs == "training"):
+        why = (
+            f"training.method={recipe.training.method}" if trains else f"importance.metric={_metric(recipe)}"
+        )
+        raise UserError(f"no training data, which {why} needs: give a file or a hub id with --train")
+    if recipe.calibration is None and needs == "calibration":
+        raise UserError(f"no calibration data, which {_metric(recipe)} needs: give a file with --calibration")
+    config = load_config(recipe.model, recipe.trust_remote_code)
+    train, evals = _datasets(recipe)
+    inputs = Inputs(
+        recipe,
+        config,
+        skeleton(config, recipe.trust_remote_code),
+        load_tokenizer(recipe.model, recipe.trust_remote_code),
+        train,
+        evals,
+        load_examples(recipe.calibration) if recipe.calibration else None,
+        _chat_template(recipe.chat_template),
+    )
+    _try(inputs, trains)
+    return inputs
+
+
+def _metric(recipe: Recipe) -> str:
+    return str(recipe.importance.model_dump()["metric"])
+
+
+def _datasets(recipe: Recipe) -> tuple[Examples | None, tuple[Examples, ...]]:
+    evals = tuple(load_examples(source) for source in recipe.eval)
+    names = [examples.name for examples in evals]
+    if len(set(names)) < len(names):
+        raise UserError(f"two evaluation datasets are named {max(names, key=names.count)!r}: rename one file")
+    if recipe.train is None:
+        return None, evals
+    train = load_examples(recipe.train)
+    if evals:
+        return train, evals
+    train, held_out = split_off(train, recipe.seed)
+    return train, (held_out,)
+
+
+def _chat_template(path: str | None) -> str | None:
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such chat template; give a Jinja file with --chat-template")
+    return Path(path).read_text(encoding="utf-8")
+
+
+def _try(inputs: Inputs, trains: bool) -> None:
+    """Fails now on what would otherwise fail after hours: the plan's arithmetic and the rows' tokens."""
+    recipe = inputs.recipe
+    if not isinstance(recipe.selection, KeepAll):
+        inputs.plan([0.0] * inputs.num_layers, _metric(recipe))
+    if isinstance(recipe.importance, Igia):
+        inputs.encoded(recipe.importance.max_length)
+    if trains:
+        inputs.encoded(recipe.training.max_length)  # type: ignore[union-attr]
+    if inputs.calibration is not None:
+        inputs.batches()

@@ -1,0 +1,182 @@
+"""The whole configuration of a run: one YAML file, four slots, and the user's overrides on top."""
+
+import hashlib
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, SerializeAsAny
+
+from depthprune.errors import UserError
+from depthprune.importance import METRICS
+from depthprune.importance.base import MetricSettings
+from depthprune.recovery import RECOVERIES
+from depthprune.recovery.base import RecoverySettings
+from depthprune.selection import SELECTIONS, Explicit, KeepAll, OneShot
+from depthprune.settings import Settings, build
+from depthprune.training import TRAININGS, Full, Lora, NoTraining
+
+RECIPES = Path(__file__).parent / "recipes"
+
+# slot → (the key that names the method, the methods); a method is found here and nowhere else.
+SLOTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "importance": ("metric", METRICS),
+    "selection": ("method", SELECTIONS),
+    "recovery": ("method", RECOVERIES),
+    "training": ("method", TRAININGS),
+}
+
+
+class Calibration(Settings):
+    """The samples that metrics and recoveries without training look at."""
+
+    samples: int = Field(128, ge=1)
+    length: int = Field(128, ge=2)
+    """Tokens of each sample."""
+    batch_size: int = Field(8, ge=1)
+
+
+class Evaluation(Settings):
+    """How the models of the table are measured."""
+
+    batch_size: int = Field(16, ge=1)
+    max_length: int | None = Field(None, ge=8)
+    """Longer rows are cut; by default the model's own context, at most 2048."""
+    max_new_tokens: int = Field(64, ge=1)
+    limit: int | None = Field(None, ge=1)
+    """Only the first rows of each dataset."""
+
+
+class Recipe(Settings):
+    """A run: what to prune, on what data, and one method for each of the four slots."""
+
+    model: str | None = None
+    """A model folder, or a hub id."""
+    train: str | None = None
+    eval: tuple[str, ...] = ()
+    """Datasets to measure on; without one, rows are cut off the training data and never trained on."""
+    calibration: str | None = None
+    chat_template: str | None = None
+    """A Jinja file, for `messages` where the tokenizer carries no chat template."""
+    baseline: bool = False
+    """Also train the whole model the same way: the fair control."""
+    dtype: str = "auto"
+    """Of the checkpoints that are written; `auto` keeps the model's own."""
+    seed: int = 42
+    keep_gradients: bool = False
+    trust_remote_code: bool = False
+
+    importance: SerializeAsAny[MetricSettings]
+    selection: SerializeAsAny[OneShot | Explicit | KeepAll]
+    recovery: SerializeAsAny[RecoverySettings]
+    training: SerializeAsAny[Lora | Full | NoTraining]
+    calibration_samples: Calibration = Calibration()
+    evaluation: Evaluation = Evaluation()
+
+    def as_yaml(self) -> str:
+        """The resolved recipe, with every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def digest(self, *keys: str) -> str:
+        """A short hash of some of the recipe's keys."""
+        values = {key: self.model_dump(mode="json")[key] for key in keys}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with depthprune."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str | Path, /, **overrides: Any) -> Recipe:
+    """A recipe by name or from a YAML file, with overrides by dotted key: `{"training.method": "full"}`.
+
+    An override of a slot's method starts from that method's own defaults; the file's settings of the other
+    method are dropped.
+
+    Raises:
+        UserError: no such recipe, YAML that does not parse, an unknown key or method, a value out of range.
+    """
+    values = _read(name_or_path)
+    for key in sorted(overrides, key=lambda key: _chooses_method(key) is None):
+        _override(values, key, overrides[key])
+    for slot, (tag, methods) in SLOTS.items():
+        values[slot] = _slot(slot, tag, methods, values.get(slot, {}))
+    values["calibration_samples"] = build(
+        Calibration, values.get("calibration_samples", {}), "calibration_samples"
+    )
+    values["evaluation"] = build(Evaluation, values.get("evaluation", {}), "evaluation")
+    if isinstance(values.get("eval"), str):
+        values["eval"] = (values["eval"],)
+    recipe = build(Recipe, values)
+    _check_combination(recipe)
+    return recipe
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`training.max_steps=130` → ("training.max_steps", 130); values are YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"{text!r} is not an override: write KEY=VALUE, such as training.method=full")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"{text!r}: the value is not YAML; put quotes around it") from None
+
+
+def _read(name_or_path: str | Path) -> dict[str, Any]:
+    path = Path(name_or_path)
+    if str(name_or_path) in recipe_names():
+        path = RECIPES / f"{name_or_path}.yaml"
+    elif not path.is_file():
+        close = get_close_matches(str(name_or_path), recipe_names(), n=1)
+        mend = f"did you mean {close[0]!r}?" if close else f"the recipes are {', '.join(recipe_names())}"
+        raise UserError(f"{name_or_path}: no such recipe or file; {mend}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise UserError(f"{path} is not YAML: {' '.join(str(problem).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no recipe: a mapping with the keys {', '.join(SLOTS)} is expected")
+    return values
+
+
+def _chooses_method(key: str) -> str | None:
+    slot, _, rest = key.partition(".")
+    return slot if slot in SLOTS and rest == SLOTS[slot][0] else None
+
+
+def _override(values: dict[str, Any], key: str, value: Any) -> None:
+    slot = _chooses_method(key)
+    if slot is not None:
+        tag = SLOTS[slot][0]
+        if values.get(slot, {}).get(tag) != value:
+            values[slot] = {tag: value}
+        return
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{key}: {part} has no settings of its own")
+    values[last] = value
+
+
+def _slot(slot: str, tag: str, methods: dict[str, Any], values: Any) -> Any:
+    if not isinstance(values, dict) or tag not in values:
+        raise UserError(f"{slot}.{tag} is missing: choose one of {', '.join(methods)}")
+    method = values[tag]
+    if method not in methods:
+        close = get_close_matches(str(method), methods, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(methods)}"
+        raise UserError(f"{slot}.{tag}: there is no {method!r}; {mend}")
+    return build(methods[method], values, slot)
+
+
+def _check_combination(recipe: Recipe) -> None:
+    if recipe.recovery.needs_gradients and recipe.importance.needs != "training":
+        raise UserError(
+            "recovery.method=same-sign-merge reads the gradients that importance.metric=igia records: "
+            "choose both, or recovery.method=none"
+        )

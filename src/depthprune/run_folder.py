@@ -1,0 +1,131 @@
+"""The run folder: a Hugging Face model folder whose `depthprune/` holds every artifact of the run."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from depthprune.errors import UserError
+
+OWN = "depthprune"
+
+
+class RunFolder:
+    """Artifacts of one run, written beside and renamed; each stage is stamped with a hash of its sources."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.own = self.root / OWN
+
+    def check(self) -> None:
+        """Raises `UserError` where `root` is something that depthprune did not write."""
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"{self.root} is a file: name a folder with --output")
+        if self.root.is_dir() and any(self.root.iterdir()) and not (self.own / "stages.json").is_file():
+            raise UserError(
+                f"{self.root} exists and is not a run of depthprune: name a new folder with --output"
+            )
+
+    def create(self) -> Path | None:
+        """Makes the folder; returns the topmost folder that was not there before, or None."""
+        missing = [path for path in (self.own, *self.own.parents) if not path.exists()]
+        self.own.mkdir(parents=True, exist_ok=True)
+        if not (self.own / "stages.json").exists():
+            self.write("stages.json", {})
+        return missing[-1] if missing else None
+
+    def write(self, name: str, content: Any) -> None:
+        """Writes `depthprune/<name>`: text as it is, anything else as JSON."""
+        text = (
+            content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        )
+        write_text(self.own / name, text)
+
+    def read(self, name: str) -> Any:
+        """The JSON of `depthprune/<name>`."""
+        return json.loads((self.own / name).read_text())
+
+    def is_done(self, stage: str, digest: str) -> bool:
+        """Whether the stage's artifact stands there and came from the same recipe and data."""
+        if not (self.own / "stages.json").is_file():
+            return False
+        return (
+            self.read("stages.json").get(stage, {}).get("digest") == digest and self.artifact(stage).exists()
+        )
+
+    def finish(self, stage: str, digest: str, cost: dict[str, Any]) -> None:
+        """Stamps a stage whose artifact is complete."""
+        self.write("stages.json", {**self.read("stages.json"), stage: {"digest": digest, **cost}})
+
+    def artifact(self, stage: str) -> Path:
+        """Where a stage leaves its result."""
+        return (
+            self.own
+            / {
+                "score": "scores.json",
+                "select": "plan.json",
+                "prune": "pruned",
+                "baseline": "baseline",
+                "train": "tuned",
+                "evaluate": "eval.json",
+            }[stage]
+        )
+
+    @property
+    def gradients(self) -> Path:
+        """The factor pairs of the scoring run."""
+        return self.own / "gradients"
+
+    def fresh(self, folder: Path) -> Path:
+        """`folder`, empty."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def publish(self, checkpoint: Path) -> None:
+        """Makes `checkpoint` the model that the run folder is; by hard links, so it takes no second place."""
+        names = {path.name for path in checkpoint.iterdir() if path.is_file()}
+        for path in checkpoint.iterdir():
+            if path.is_file():
+                beside = self.root / f".{path.name}.partial"
+                beside.unlink(missing_ok=True)
+                _link_or_copy(path, beside)
+                beside.replace(self.root / path.name)
+        for stale in self.root.glob("*.safetensors*"):
+            if stale.name not in names:
+                stale.unlink()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes beside and renames, so that a reader or a crash never meets half a file."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def fingerprint(source: str) -> str:
+    """A hash of a dataset's contents, of a model's sizes and times; a hub id stands for itself."""
+    path = Path(source)
+    if not path.exists():
+        return source
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if not file.is_file():
+            continue
+        digest.update(str(file.relative_to(path)).encode())
+        if file.suffix == ".safetensors":
+            stat = file.stat()
+            digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+        else:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
