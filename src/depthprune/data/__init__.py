@@ -1,4 +1,4 @@
-"""Datasets: reading and checking rows, cutting off an evaluation part, tokens, batches, calibration samples."""
+"""Datasets: reading and checking rows, cutting off an evaluation part, tokens, calibration samples."""
 
 from depthprune.data.batches import batches
 from depthprune.data.calibration import calibration_batches

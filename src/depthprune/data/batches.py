@@ -31,9 +31,8 @@ def batches(
 
 def collate(rows: list[dict[str, list[int]]], tokenizer: PreTrainedTokenizerBase) -> Batch:
     """One batch of the given rows, as `batches` describes it."""
-    pad = padding_id(tokenizer)
     shape = (len(rows), max(len(row["input_ids"]) for row in rows))
-    input_ids = torch.full(shape, pad)
+    input_ids = torch.full(shape, padding_id(tokenizer))
     attention_mask = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, IGNORED)
     for i, row in enumerate(rows):
@@ -43,6 +42,20 @@ def collate(rows: list[dict[str, list[int]]], tokenizer: PreTrainedTokenizerBase
         attention_mask[i, : len(ids)] = 1
         labels[i, : len(ids)] = ids.where(learned, torch.tensor(IGNORED))
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def token_batches(lengths: list[int], budget: int) -> list[list[int]]:
+    """Indices of sequences of these lengths, longest first, in batches of at most `budget` tokens.
+
+    Padding counts. A sequence longer than the budget is a batch by itself.
+    """
+    grouped: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if grouped and (len(grouped[-1]) + 1) * lengths[grouped[-1][0]] <= budget:
+            grouped[-1].append(i)
+        else:
+            grouped.append([i])
+    return grouped
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from depthprune.data.files import read_text
 from depthprune.errors import UserError
 
 Message = dict[str, Any]
@@ -16,7 +17,7 @@ def load_chat_template(path: str | Path) -> str:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such chat template file")
-    template = path.read_text(encoding="utf-8")
+    template = read_text(path)
     try:
         jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
     except jinja2.TemplateSyntaxError as error:
@@ -49,8 +50,13 @@ def _render(
     add_generation_prompt: bool,
 ) -> str:
     try:
-        return tokenizer.apply_chat_template(
-            messages, chat_template=chat_template, tokenize=False, add_generation_prompt=add_generation_prompt
+        return str(
+            tokenizer.apply_chat_template(
+                messages,
+                chat_template=chat_template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
         )
     except jinja2.TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)

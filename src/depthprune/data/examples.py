@@ -1,18 +1,18 @@
 """A dataset as the rest of the package knows it, and where it comes from: a file, a folder, or the hub."""
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 
 from depthprune.data.files import READERS, Record, read_file, read_folder
-from depthprune.data.rows import Kind, check_rows
+from depthprune.data.rows import COLUMNS, Kind, check_rows
 from depthprune.errors import UserError
 
-_HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(@(?P<config>[\w.-]+))?")
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<config>[\w.-]+))?")
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Examples:
     name: for tables, the file's stem or the hub id.
     source: what the user typed.
     kind: decides how the rows are encoded and evaluated.
-    rows: exactly the columns of the kind: `text`; or `prompt`, `completion` and, in all rows or none, `choices`.
-        For "messages" the prompt is a list of {"role", "content"} up to the last assistant turn, the completion
-        that turn's content; otherwise both are strings.
+    rows: exactly the columns of the kind: `text`; or `prompt`, `completion` and, in all rows or none,
+        `choices`. For "messages" the prompt is a list of {"role", "content"} up to the last assistant turn,
+        the completion that turn's content; otherwise both are strings.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Examples:
 def load_examples(source: str | Path, split: str | None = None) -> Examples:
     """Reads and checks every row of `source`.
 
-    `source`: a `.jsonl`, `.json`, `.csv`, `.parquet` or `.txt` file (a text file is one document); a folder of
-    these or of `Dataset.save_to_disk`; or a hub id, `name`, `owner/name` or `owner/name@config`. A folder or
-    hub id may end in `:split`; without it, and without `split`, its "train" split is read.
+    `source`: a `.jsonl`, `.json`, `.csv`, `.parquet` or `.txt` file (a text file is one document); a folder
+    of these or of `Dataset.save_to_disk`; or a hub id, `owner/name` or `owner/name@config`. A folder or hub
+    id may end in `:split`; without it, and without `split`, its "train" split is read.
 
     Nothing is written beside the user's files, and they are read anew at each call. Raises `UserError` for a
     missing or unreadable source, for the first malformed row, for no rows, and for `choices` with one class.
@@ -53,9 +53,10 @@ def load_examples(source: str | Path, split: str | None = None) -> Examples:
         raise UserError(f"{source}: no rows; the dataset is empty")
     if "choices" in rows[0] and len({row["completion"] for row in rows}) == 1:
         raise UserError(
-            f"{source}: one class only, every completion is {rows[0]['completion']!r}; add rows of other classes"
+            f"{source}: one class only: every completion is {rows[0]['completion']!r}; "
+            "add rows of other classes"
         )
-    return Examples(_name(path), str(source), kind, _as_dataset(rows))
+    return Examples(_name(path), str(source), kind, datasets.Dataset.from_list(rows))
 
 
 def _path_and_split(source: str, split: str | None) -> tuple[str, str | None]:
@@ -90,8 +91,9 @@ def _records(source: str, split: str | None) -> Iterator[Record]:
             return _numbered(source, _pick(source, datasets.load_from_disk(str(path)), split))
         return read_folder(path, split)
     hub_id = _HUB_ID.fullmatch(source)
-    if hub_id is None or path.suffix.lower() in READERS or source.startswith("."):
-        raise UserError(f"{source}: no such file or folder")
+    # data/trian beside a folder `data` is a slip of the pen; asking the hub for it takes half a minute.
+    if hub_id is None or path.suffix.lower() in READERS or path.parent.is_dir():
+        raise UserError(f"{source}: no such file or folder (a hub dataset is written owner/name)")
     return _numbered(source, _load_from_hub(source, hub_id["id"], hub_id["config"], split))
 
 
@@ -108,6 +110,9 @@ def _pick(
 
 
 def _load_from_hub(source: str, hub_id: str, config: str | None, split: str | None) -> datasets.Dataset:
+    hub_logger = logging.getLogger("huggingface_hub")
+    level = hub_logger.level
+    hub_logger.setLevel(logging.ERROR)  # it would tell of each of its attempts
     try:
         loaded = datasets.load_dataset(hub_id, config)
     except Exception as error:  # the hub client raises errors of half a dozen unrelated classes
@@ -115,13 +120,15 @@ def _load_from_hub(source: str, hub_id: str, config: str | None, split: str | No
         raise UserError(
             f"{source}: no such file or folder here, and it could not be loaded from the hub: {reason}"
         ) from error
+    finally:
+        hub_logger.setLevel(level)
     return _pick(source, loaded, split)
 
 
 def _numbered(source: str, dataset: datasets.Dataset) -> Iterator[Record]:
+    known = [column for column in dataset.column_names if column in COLUMNS]
+    dataset = (
+        dataset.select_columns(known) if known else dataset
+    )  # no decoding of images that nobody asked for
     for number, row in enumerate(dataset, start=1):
         yield f"{source} row {number}", row
-
-
-def _as_dataset(rows: list[dict[str, Any]]) -> datasets.Dataset:
-    return datasets.Dataset.from_list(rows)

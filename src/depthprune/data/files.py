@@ -5,6 +5,7 @@ and give a row's number nowhere in their errors.
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ _LONGEST_CSV_FIELD = 2**31 - 1  # Python's own limit of 131 072 characters is le
 
 
 def read_file(path: Path) -> Iterator[Record]:
-    """The rows of one file, in order; raises `UserError` where the file cannot be read as what its suffix says."""
+    """The rows of one file, in order; raises `UserError` where it cannot be read as what its suffix says."""
     return READERS[path.suffix.lower()](path)
 
 
@@ -69,7 +70,8 @@ def split_of(path: Path) -> str | None:
     return None
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A UTF-8 file's text, with or without a byte order mark."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -77,19 +79,19 @@ def _read_text(path: Path) -> str:
 
 
 def _read_txt(path: Path) -> Iterator[Record]:
-    yield str(path), {"text": _read_text(path)}
+    yield str(path), {"text": read_text(path)}
 
 
 def _read_jsonl(path: Path) -> Iterator[Record]:
-    # Split at "\n" alone: str.splitlines also cuts at U+2028 and other marks that JSON allows inside a string.
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    # Split at "\n" alone: str.splitlines also cuts at U+2028 and others that JSON allows inside a string.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path} line {number}"
             yield where, _as_row(_parse_json(line, where), where)
 
 
 def _read_json(path: Path) -> Iterator[Record]:
-    text = _read_text(path)
+    text = read_text(path)
     if not text.lstrip().startswith("["):
         yield from _read_jsonl(path)  # many tools write JSON lines under this suffix
         return
@@ -116,7 +118,7 @@ def _as_row(value: Any, where: str) -> dict[str, Any]:
 
 def _read_csv(path: Path) -> Iterator[Record]:
     csv.field_size_limit(_LONGEST_CSV_FIELD)
-    reader = csv.DictReader(_read_text(path).splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         for number, row in enumerate(reader, start=1):
             where = f"{path} row {number}"
@@ -131,7 +133,7 @@ def _read_csv(path: Path) -> Iterator[Record]:
 
 def _read_parquet(path: Path) -> Iterator[Record]:
     try:
-        rows = pq.read_table(path).to_pylist()
+        rows = pq.ParquetFile(path).read().to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file; write it anew") from error
     for number, row in enumerate(rows, start=1):

@@ -9,6 +9,7 @@ from depthprune.errors import UserError
 
 Kind = Literal["messages", "prompt-completion", "text"]
 
+COLUMNS = ("prompt", "completion", "choices", "messages", "text")
 _WANTED = "wanted: `prompt` and `completion` (optionally `choices`), or `messages`, or `text`"
 
 
@@ -16,7 +17,8 @@ def check_rows(records: Iterable[Record]) -> tuple[Kind, list[dict[str, Any]]]:
     """The kind of the rows, and the rows with exactly the columns of that kind.
 
     The first row decides the kind. `messages` become `prompt` (the turns before the last assistant turn) and
-    `completion` (that turn's content). Raises `UserError` for the first row that is not as it should be.
+    `completion` (that turn's content). Blank texts are passed over: corpora on the hub hold many.
+    Raises `UserError` for the first row that is not as it should be.
     """
     kind: Kind | None = None
     has_choices = False
@@ -25,10 +27,10 @@ def check_rows(records: Iterable[Record]) -> tuple[Kind, list[dict[str, Any]]]:
         if kind is None:
             kind = _kind(where, row)
             has_choices = kind == "prompt-completion" and row.get("choices") not in (None, "")
+        if kind == "text" and isinstance(row.get("text"), str) and not row["text"].strip():
+            continue
         rows.append(_check_row(where, row, kind, has_choices))
-    if kind is None:
-        return "text", []
-    return kind, rows
+    return kind or "text", rows
 
 
 def _kind(where: str, row: dict[str, Any]) -> Kind:

@@ -11,8 +11,8 @@ def split_off(examples: Examples, seed: int, size: int | None = None) -> tuple[E
     """(rows to train on, rows to evaluate on), disjoint, in the order they had.
 
     `size` rows are drawn for evaluation, by default a tenth, at least 1 and at most 1000. Rows with the same
-    prompt (or text) always land on the same side, so the evaluation part may hold fewer than `size` rows where
-    many are alike. Raises `UserError` when there are too few different rows to leave one on either side.
+    prompt (or text) always land on the same side, so the evaluation part may differ from `size` where many
+    are alike. Raises `UserError` when there are too few different rows to leave one on either side.
     """
     groups: dict[str, list[int]] = {}
     column = "text" if examples.kind == "text" else "prompt"
@@ -22,8 +22,8 @@ def split_off(examples: Examples, seed: int, size: int | None = None) -> tuple[E
     wanted = size if size is not None else min(max(total // 10, 1), 1000)
     if not 0 < wanted < total or len(groups) < 2:
         raise UserError(
-            f"{examples.source}: {total} rows, {len(groups)} of them different, are too few to cut off {wanted} "
-            "for evaluation; give a file for evaluation, or more rows"
+            f"{examples.source}: {total} rows, {len(groups)} of them different, are too few to cut off "
+            f"{wanted} for evaluation; give a file for evaluation, or more rows"
         )
     shuffled = list(groups.values())
     random.Random(seed).shuffle(shuffled)
@@ -38,9 +38,15 @@ def _fill(groups: list[list[int]], wanted: int) -> list[int]:
     for group in groups:
         if len(taken) + len(group) <= wanted:
             taken += group
-    return sorted(taken or min(groups, key=len))
+    return sorted(taken or sorted(groups, key=len)[0])
 
 
 def _part(examples: Examples, indices: list[int], part: str) -> Examples:
     name = examples.name if part == "train" else f"{examples.name} ({part})"
     return Examples(name, examples.source, examples.kind, examples.rows.select(indices))
+
+
+def spread(total: int, limit: int) -> list[int]:
+    """`limit` indices of `total`, evenly spaced, so that a file sorted by class gives all of them."""
+    limit = min(limit, total)
+    return [i * total // limit for i in range(limit)]

@@ -1,16 +1,20 @@
-"""From rows to tokens: one encoder for scoring, training and evaluation, so that they cannot disagree."""
+"""From texts to tokens, in one place for scoring, training and evaluation, so that they cannot disagree.
+
+A prompt's tokens are always a prefix of what is trained on, scored, or generated from.
+"""
 
 import logging
-from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from depthprune.data.chat import Message, render_chat
+from depthprune.data.chat import render_chat
 from depthprune.data.examples import Examples
 from depthprune.errors import UserError
 
 logger = logging.getLogger("depthprune")
+
+Row = dict[str, list[int]]
 
 
 def encode(
@@ -22,137 +26,163 @@ def encode(
     """Tokenised rows with TRL's own columns: `input_ids` and, where there is a completion, `completion_mask`.
 
     A prompt and completion end with one EOS and are cut at the end to `max_length` tokens; a row whose prompt
-    alone fills them has nothing to learn and is left out, which is logged. A document longer than `max_length`
-    becomes several rows, each opened by the tokenizer's BOS where it has one.
+    alone fills them has nothing to learn and is left out, which is logged. A document ends with one EOS; one
+    longer than `max_length` becomes several rows, each opened by the tokenizer's BOS where it has one.
+
+    TRL takes `completion_mask` into account only with `completion_only_loss=True`.
     Raises `UserError` for a tokenizer without EOS or without a needed chat template, and when no row is left.
     """
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path or 'the model'} has no EOS token, so the model would never "
-            "learn to stop; set `eos_token` in its tokenizer_config.json"
+            f"the tokenizer {tokenizer.name_or_path} has no EOS token, so a model could not learn to stop; "
+            "set `eos_token` in its tokenizer_config.json"
         )
     if examples.kind == "text":
-        rows = _encode_documents(examples, tokenizer, max_length)
+        rows = _document_rows(examples, tokenizer, max_length)
     else:
-        rows = _encode_completions(examples, tokenizer, max_length, chat_template)
+        rows = _completion_rows(examples, tokenizer, max_length, chat_template)
     if not rows:
         raise UserError(
-            f"{examples.source}: no row leaves a token to learn within max_length {max_length}; raise max_length"
+            f"{examples.source}: no row has a token to learn within max_length {max_length}: every prompt "
+            "fills it; raise max_length or shorten the prompts"
         )
     return datasets.Dataset.from_list(rows)
 
 
-def encode_completion(
-    row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
-) -> tuple[list[int], list[int]]:
-    """The token ids of a row's prompt, and of its completion with exactly one EOS at the end."""
-    prompt, completion = row["prompt"], row["completion"]
-    if not isinstance(prompt, str):
-        prompt, completion = render_chat(prompt, completion, tokenizer, chat_template)
-    prompt_ids, (completion_ids,) = encode_continuations(prompt, [completion], tokenizer)
-    return prompt_ids, close(completion_ids, tokenizer)
+def encode_prompts(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
+) -> list[list[int]]:
+    """The token ids that generation starts from, row by row: those before the completions of `encode`."""
+    pairs = _pairs(examples, tokenizer, chat_template)
+    return [prompt for prompt, _ in _encode_pairs([(prompt, []) for prompt, _ in pairs], tokenizer)]
 
 
-def encode_continuations(
-    prompt: str, continuations: list[str], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[int], list[list[int]]]:
-    """The token ids of a prompt, and of each continuation after it, without EOS.
-
-    As in lm-eval, spaces at the end of the prompt go to the continuation, and a continuation's tokens are those
-    of prompt + continuation after the prompt's. Where a token would straddle the two, the continuation is
-    tokenised by itself instead: the prompt's tokens are then still the ones that generation starts from.
-    """
-    stripped = prompt.rstrip()
-    spaces = prompt[len(stripped) :]
-    texts = [stripped, *(stripped + spaces + continuation for continuation in continuations)]
-    prompt_ids, *joint = (open_with_bos(ids, tokenizer) for ids in _token_ids(texts, tokenizer))
-    tails = []
-    for continuation, ids in zip(continuations, joint, strict=True):
-        if ids[: len(prompt_ids)] == prompt_ids and len(ids) > len(prompt_ids):
-            tails.append(ids[len(prompt_ids) :])
-        else:
-            tails.append(_token_ids([spaces + continuation], tokenizer)[0])
-    return prompt_ids, tails
+def encode_choices(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[list[int], list[list[int]]]]:
+    """The token ids of each row's prompt, and of each of its choices after it, without EOS."""
+    rows = zip(examples.rows["prompt"], examples.rows["choices"], strict=True)
+    return _encode_pairs([_move_spaces(prompt, choices) for prompt, choices in rows], tokenizer)
 
 
-def encode_prompt(
-    prompt: str | list[Message], tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
-) -> list[int]:
-    """The token ids that generation starts from: those of `encode_completion`'s prompt."""
-    if not isinstance(prompt, str):
-        prompt, _ = render_chat(prompt, "", tokenizer, chat_template)
-    return encode_continuations(prompt, [], tokenizer)[0]
-
-
-def encode_document(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token ids of a text alone: no BOS, no EOS."""
-    return _token_ids([text], tokenizer)[0]
+def encode_documents(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """The token ids of each text alone: no BOS, no EOS."""
+    return _token_ids(list(examples.rows["text"]), tokenizer)
 
 
 def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The special tokens that the tokenizer puts before every text: its BOS, mostly, or nothing."""
     marked = tokenizer("a")["input_ids"]
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    start = next(i for i in range(len(marked)) if marked[i : i + len(bare)] == bare)
+    start = max(i for i in range(len(marked) + 1) if marked[i : i + len(bare)] == bare)
     return marked[:start]
 
 
-def open_with_bos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """`ids` with the tokenizer's opening exactly once: many chat templates write the BOS themselves."""
+def windows(ids: list[int], length: int, bos: list[int]) -> list[list[int]]:
+    """Cuts a document into consecutive windows of at most `length` tokens, the `bos` of each included."""
+    step = window_step(length, bos)
+    return [bos + ids[start : start + step] for start in range(0, len(ids), step)]
+
+
+def window_step(length: int, bos: list[int]) -> int:
+    """How many tokens of a document a window of `length` holds; raises `UserError` where that is none."""
+    if length <= len(bos):
+        raise UserError(f"a length of {length} tokens leaves no room for text; give a longer one")
+    return length - len(bos)
+
+
+def keep_end(ids: list[int], room: int, bos: list[int]) -> list[int]:
+    """A prompt cut at its beginning to `room` tokens, its BOS kept: what is asked stands at the end."""
+    return ids if len(ids) <= room else bos + ids[len(ids) - room + len(bos) :]
+
+
+def _document_rows(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
     bos = opening(tokenizer)
-    return ids if ids[: len(bos)] == bos else bos + ids
+    closed = [_close(ids, tokenizer) for ids in encode_documents(examples, tokenizer)]
+    cut = [window for ids in closed for window in windows(ids, max_length, bos)]
+    return [{"input_ids": window} for window in cut if len(window) > 1]
 
 
-def close(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """`ids` with exactly one EOS at the end: a chat template may have written it, and a line break after it."""
+def _completion_rows(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int, chat_template: str | None
+) -> list[Row]:
+    pairs = _pairs(examples, tokenizer, chat_template)
+    encoded = _encode_pairs([(prompt, [completion]) for prompt, completion in pairs], tokenizer)
+    rows = []
+    for prompt, (continuation,) in encoded:
+        completion = _close(continuation, tokenizer)
+        mask = [0] * len(prompt) + [1] * len(completion)
+        if len(prompt) < max_length:
+            ids = prompt + completion
+            rows.append({"input_ids": ids[:max_length], "completion_mask": mask[:max_length]})
+    if len(rows) < len(encoded):
+        left_out = f"{len(encoded) - len(rows)} of {len(encoded)} rows"
+        logger.warning(
+            "%s: left out %s, whose prompts fill max_length %d", examples.source, left_out, max_length
+        )
+    return rows
+
+
+def _pairs(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, chat_template: str | None
+) -> list[tuple[str, str]]:
+    """Each row's prompt and completion as texts whose concatenation the model is to see."""
+    rows = zip(examples.rows["prompt"], examples.rows["completion"], strict=True)
+    if examples.kind == "messages":
+        return [render_chat(prompt, completion, tokenizer, chat_template) for prompt, completion in rows]
+    moved = (_move_spaces(prompt, [completion]) for prompt, completion in rows)
+    return [(prompt, completion) for prompt, (completion,) in moved]
+
+
+def _move_spaces(prompt: str, continuations: list[str]) -> tuple[str, list[str]]:
+    """Moves the white space that ends a prompt to its continuations, as lm-eval does.
+
+    Most vocabularies join a space to the word after it, so a prompt that ends in one is off their path.
+    """
+    stripped = prompt.rstrip()
+    spaces = prompt[len(stripped) :]
+    return stripped, [spaces + continuation for continuation in continuations]
+
+
+def _encode_pairs(
+    pairs: list[tuple[str, list[str]]], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[list[int], list[list[int]]]]:
+    """The token ids of each prompt, opened by exactly one BOS, and of each of its continuations.
+
+    As in lm-eval, a continuation's tokens are those of prompt + continuation after the prompt's. Where a
+    token would straddle the two, the continuation is tokenised by itself.
+    """
+    if not pairs:
+        return []
+    bos = opening(tokenizer)
+    texts = [text for prompt, tails in pairs for text in (prompt, *(prompt + tail for tail in tails))]
+    token_ids = iter(_token_ids(texts, tokenizer))
+    encoded = []
+    for _, tails in pairs:
+        prompt_ids = next(token_ids)
+        tail_ids = []
+        for tail in tails:
+            ids = next(token_ids)
+            if ids[: len(prompt_ids)] == prompt_ids and len(ids) > len(prompt_ids):
+                tail_ids.append(ids[len(prompt_ids) :])
+            else:
+                tail_ids.append(_token_ids([tail], tokenizer)[0])
+        # Many chat templates write the BOS themselves.
+        encoded.append((prompt_ids if prompt_ids[: len(bos)] == bos else bos + prompt_ids, tail_ids))
+    return encoded
+
+
+def _close(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """`ids` with exactly one EOS at the end: chat templates may write it, and a line break after it."""
     eos = tokenizer.eos_token_id
     if eos in ids:
         last = len(ids) - 1 - ids[::-1].index(eos)
-        if not tokenizer.decode(ids[last + 1 :]).strip():
+        if not str(tokenizer.decode(ids[last + 1 :])).strip():
             ids = ids[:last]
     while ids and ids[-1] == eos:
         ids = ids[:-1]
     return [*ids, eos]
 
 
-def windows(ids: list[int], length: int, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Cuts a document into consecutive windows of at most `length` tokens, the BOS that opens each included."""
-    bos = opening(tokenizer)
-    step = length - len(bos)
-    return [bos + ids[start : start + step] for start in range(0, len(ids), step)]
-
-
 def _token_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-
-
-def _encode_documents(
-    examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> list[dict[str, list[int]]]:
-    rows = []
-    for text in examples.rows["text"]:
-        ids = close(encode_document(text, tokenizer), tokenizer)
-        rows += [{"input_ids": window} for window in windows(ids, max_length, tokenizer) if len(window) > 1]
-    return rows
-
-
-def _encode_completions(
-    examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int, chat_template: str | None
-) -> list[dict[str, list[int]]]:
-    rows = []
-    for row in examples.rows:
-        prompt, completion = encode_completion(row, tokenizer, chat_template)
-        if len(prompt) < max_length:
-            mask = [0] * len(prompt) + [1] * len(completion)
-            rows.append(
-                {"input_ids": (prompt + completion)[:max_length], "completion_mask": mask[:max_length]}
-            )
-    if len(rows) < len(examples.rows):
-        logger.warning(
-            "%s: left out %d of %d rows, whose prompts fill max_length %d",
-            examples.source,
-            len(examples.rows) - len(rows),
-            len(examples.rows),
-            max_length,
-        )
-    return rows

@@ -6,17 +6,28 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from depthprune.data.examples import Examples
-from depthprune.data.tokens import encode_continuations, opening
+from depthprune.data.tokens import encode_choices, keep_end, opening
 from depthprune.evaluation.logprobs import target_logprobs
 from depthprune.evaluation.measurement import Measurement, mean_and_stderr
 
 
 @dataclass
-class _Sequence:
-    """Tokens to run once, and what to read from them: (row, choice, first position, the choice's tokens)."""
+class _Input:
+    """Tokens to run once, and the choices whose log-likelihoods are read from them."""
 
+    row: int
     ids: list[int]
-    reads: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
+    prompt_length: int
+    choices: list[int] = field(default_factory=list)
+    tails: list[list[int]] = field(default_factory=list)
+
+    @property
+    def positions(self) -> list[int]:
+        return [self.prompt_length - 1 + k for tail in self.tails for k in range(len(tail))]
+
+    @property
+    def targets(self) -> list[int]:
+        return [token for tail in self.tails for token in tail]
 
 
 def choice_accuracy(
@@ -28,13 +39,13 @@ def choice_accuracy(
 ) -> Measurement:
     """The share of rows whose completion has the highest Σ log p(token) / characters among the choices.
 
-    Ties go to the earlier choice. A prompt too long for `length` loses tokens at its beginning, as in lm-eval,
-    but keeps the BOS.
+    Ties go to the earlier choice. A prompt too long for `length` tokens loses some at its beginning, as in
+    lm-eval, but keeps the BOS.
     """
     scores = choice_scores(model, tokenizer, examples, batch_size, length)
     hits = []
     for row, row_scores in zip(examples.rows, scores, strict=True):
-        best = max(range(len(row_scores)), key=lambda i: row_scores[i])
+        best = row_scores.index(max(row_scores))
         hits.append(float(row["choices"][best] == row["completion"]))
     value, stderr = mean_and_stderr(hits)
     return Measurement(examples.name, "accuracy", value, len(hits), stderr, majority(examples))
@@ -48,42 +59,42 @@ def choice_scores(
     length: int,
 ) -> list[list[float]]:
     """For each row and choice, its summed log-likelihood in nats over its number of characters."""
-    sequences = []
-    for i, row in enumerate(examples.rows):
-        sequences += _sequences(i, row["prompt"], row["choices"], tokenizer, length)
-    sequences.sort(key=lambda sequence: -len(sequence.ids))
-    scores = [[0.0] * len(choices) for choices in examples.rows["choices"]]
-    for start in range(0, len(sequences), batch_size):
-        batch = sequences[start : start + batch_size]
-        positions = [[first + k for _, _, first, ids in s.reads for k in range(len(ids))] for s in batch]
-        targets = [[token for _, _, _, ids in s.reads for token in ids] for s in batch]
-        for sequence, logprobs in zip(
-            batch, target_logprobs(model, tokenizer, [s.ids for s in batch], positions, targets), strict=True
-        ):
-            sizes = [len(ids) for _, _, _, ids in sequence.reads]
-            for (row, choice, _, _), part in zip(sequence.reads, logprobs.split(sizes), strict=True):
-                scores[row][choice] = float(part.sum()) / len(examples.rows[row]["choices"][choice])
+    bos = opening(tokenizer)
+    encoded = encode_choices(examples, tokenizer)
+    inputs = [
+        shared
+        for row, (prompt, tails) in enumerate(encoded)
+        for shared in _shared_inputs(row, keep_end(prompt, length + 1 - max(map(len, tails)), bos), tails)
+    ]
+    logprobs = target_logprobs(
+        model,
+        tokenizer,
+        [shared.ids for shared in inputs],
+        [shared.positions for shared in inputs],
+        [shared.targets for shared in inputs],
+        batch_size,
+    )
+    all_choices = examples.rows["choices"]
+    scores = [[0.0] * len(tails) for _, tails in encoded]
+    for shared, found in zip(inputs, logprobs, strict=True):
+        parts = found.split([len(tail) for tail in shared.tails])
+        for choice, part in zip(shared.choices, parts, strict=True):
+            scores[shared.row][choice] = float(part.sum()) / len(all_choices[shared.row][choice])
     return scores
 
 
-def _sequences(
-    row: int, prompt: str, choices: list[str], tokenizer: PreTrainedTokenizerBase, length: int
-) -> list[_Sequence]:
-    """The fewest inputs that score every choice: in a causal model, a prefix's outputs are the longer one's."""
-    prompt_ids, tails = encode_continuations(prompt, choices, tokenizer)
-    room = length + 1 - max(len(tail) for tail in tails)
-    if len(prompt_ids) > room:
-        bos = opening(tokenizer)
-        prompt_ids = bos + prompt_ids[len(prompt_ids) - (room - len(bos)) :]
-    sequences: list[_Sequence] = []
+def _shared_inputs(row: int, prompt: list[int], tails: list[list[int]]) -> list[_Input]:
+    """The fewest inputs that score every choice: in a causal model a prefix's outputs are the whole's."""
+    inputs: list[_Input] = []
     for choice in sorted(range(len(tails)), key=lambda i: -len(tails[i])):
-        ids = prompt_ids + tails[choice][:-1]
-        home = next((s for s in sequences if s.ids[: len(ids)] == ids), None)
-        if home is None:
-            home = _Sequence(ids)
-            sequences.append(home)
-        home.reads.append((row, choice, len(prompt_ids) - 1, tails[choice]))
-    return sequences
+        ids = prompt + tails[choice][:-1]  # the last token is predicted, never read
+        shared = next((one for one in inputs if one.ids[: len(ids)] == ids), None)
+        if shared is None:
+            shared = _Input(row, ids, len(prompt))
+            inputs.append(shared)
+        shared.choices.append(choice)
+        shared.tails.append(tails[choice])
+    return inputs
 
 
 def majority(examples: Examples) -> float:

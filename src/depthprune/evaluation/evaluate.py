@@ -8,10 +8,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from depthprune.data.examples import Examples
+from depthprune.data.split import spread
 from depthprune.evaluation.choices import choice_accuracy
 from depthprune.evaluation.generation import completion_overlap
 from depthprune.evaluation.loss import completion_loss, text_loss
 from depthprune.evaluation.measurement import Measurement
+
+_TEXT_WINDOW = 2048  # tokens; the longest window that papers of this field report perplexity on
 
 
 def evaluate(
@@ -25,18 +28,21 @@ def evaluate(
     limit: int | None = None,
     chat_template: str | None = None,
 ) -> list[Measurement]:
-    """Measures `model`, which stays as it is, on the first `limit` rows (windows, for text) of `examples`.
+    """Measures `model`, which stays as it is, on `examples`, or on `limit` rows spread evenly over them.
 
-    Rows with `choices`: accuracy. Rows with a completion: exact match and ROUGE-L of greedy generation, and the
-    loss of the completions. Text: loss and perplexity over non-overlapping windows of `max_length` tokens, by
-    default the model's context, at most 2048.
+    Rows with `choices`: accuracy. Other rows with a completion: exact match and ROUGE-L of greedy generation
+    of at most `max_new_tokens`, and the loss of the completions. Text: loss and perplexity over
+    non-overlapping windows of `max_length` tokens (`limit` then counts windows), by default the model's
+    context, at most 2048. `batch_size` counts sequences of 512 tokens; shorter ones go more together, longer
+    ones fewer, which changes results by rounding only.
     """
-    if limit is not None and examples.kind != "text":
-        examples = replace(examples, rows=examples.rows.select(range(min(limit, len(examples.rows)))))
     length = max_length or context_length(model, tokenizer)
     with _evaluating(model):
         if examples.kind == "text":
-            return text_loss(model, tokenizer, examples, batch_size, length, limit)
+            window = max_length or min(length, _TEXT_WINDOW)
+            return text_loss(model, tokenizer, examples, batch_size, window, limit)
+        if limit is not None:
+            examples = replace(examples, rows=examples.rows.select(spread(len(examples.rows), limit)))
         if examples.has_choices:
             return [choice_accuracy(model, tokenizer, examples, batch_size, length)]
         return [
@@ -47,11 +53,10 @@ def evaluate(
         ]
 
 
-def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, at_most: int = 2048) -> int:
-    """The tokens that model and tokenizer both take, at most `at_most`; some families (Bloom) state no limit."""
-    config = model.config.get_text_config()
-    stated = getattr(config, "max_position_embeddings", None) or at_most
-    return min(stated, tokenizer.model_max_length, at_most)
+def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The tokens that both model and tokenizer take; families without positions (Bloom) state no limit."""
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(stated or _TEXT_WINDOW, tokenizer.model_max_length)
 
 
 @contextmanager

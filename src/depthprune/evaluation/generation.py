@@ -1,15 +1,25 @@
 """Exact match and ROUGE-L of what the model writes after a prompt."""
 
-from typing import Any
+import re
 
 import torch
 from rouge_score.rouge_scorer import RougeScorer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from rouge_score.tokenizers import Tokenizer
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from depthprune.data.batches import padding_id
+from depthprune.data.batches import padding_id, token_batches
 from depthprune.data.examples import Examples
-from depthprune.data.tokens import encode_prompt, opening
+from depthprune.data.tokens import encode_prompts, keep_end, opening
+from depthprune.evaluation.logprobs import BATCH_ROW
 from depthprune.evaluation.measurement import Measurement, mean_and_stderr
+from depthprune.evaluation.progress import with_progress
+
+
+class _Words(Tokenizer):
+    """ROUGE's own words (lower case, letters and digits), in every script and not only in ASCII."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"[^\W_]+", text.lower())
 
 
 def completion_overlap(
@@ -21,22 +31,23 @@ def completion_overlap(
     max_new_tokens: int,
     chat_template: str | None = None,
 ) -> list[Measurement]:
-    """Exact match (runs of white space count as one space, none at the ends) and ROUGE-L (F, no stemming)."""
-    prompts = [encode_prompt(prompt, tokenizer, chat_template) for prompt in examples.rows["prompt"]]
+    """Exact match and ROUGE-L (F measure, no stemming), each the mean over rows of a value in [0, 1].
+
+    In an exact match every run of white space counts as one space and none at the ends; case counts.
+    """
+    prompts = encode_prompts(examples, tokenizer, chat_template)
     written = generate(model, tokenizer, prompts, batch_size, length, max_new_tokens)
     wanted = examples.rows["completion"]
-    scorer = RougeScorer(["rougeL"])
-    exact = [float(w.split() == c.split()) for w, c in zip(written, wanted, strict=True)]
-    overlap = [scorer.score(c, w)["rougeL"].fmeasure for w, c in zip(written, wanted, strict=True)]
-    return [
-        Measurement(examples.name, "exact_match", *_with_n(exact)),
-        Measurement(examples.name, "rougeL", *_with_n(overlap)),
-    ]
-
-
-def _with_n(values: list[float]) -> tuple[float, int, float | None]:
-    value, stderr = mean_and_stderr(values)
-    return value, len(values), stderr
+    scorer = RougeScorer(["rougeL"], tokenizer=_Words())
+    values = {
+        "exact_match": [float(w.split() == c.split()) for w, c in zip(written, wanted, strict=True)],
+        "rougeL": [scorer.score(c, w)["rougeL"].fmeasure for w, c in zip(written, wanted, strict=True)],
+    }
+    measured = []
+    for metric, row_values in values.items():
+        value, stderr = mean_and_stderr(row_values)
+        measured.append(Measurement(examples.name, metric, value, len(row_values), stderr))
+    return measured
 
 
 def generate(
@@ -47,32 +58,49 @@ def generate(
     length: int,
     max_new_tokens: int,
 ) -> list[str]:
-    """The texts that greedy decoding writes after each prompt, in the order of `prompts`."""
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    """The texts that greedy decoding writes after each prompt, in the order of `prompts`.
+
+    Prompt and text share `length` tokens: a long prompt loses its beginning, but at most half of `length` is
+    kept for the text.
+    """
+    new_tokens = min(max_new_tokens, length // 2)
+    bos = opening(tokenizer)
+    prompts = [keep_end(ids, length - new_tokens, bos) for ids in prompts]
+    settings = _greedy(model, tokenizer, new_tokens)
     texts = [""] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        inputs = _pad_left([prompts[i] for i in chosen], tokenizer, length - max_new_tokens)
-        width = inputs["input_ids"].shape[1]
-        output = model.generate(
-            **{name: tensor.to(model.device) for name, tensor in inputs.items()},
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=padding_id(tokenizer),
+    grouped = token_batches([len(ids) + new_tokens for ids in prompts], batch_size * BATCH_ROW)
+    for indices in with_progress(grouped, "generation"):
+        input_ids, attention_mask = _pad_left([prompts[i] for i in indices], padding_id(tokenizer))
+        output = model.generate(  # type: ignore[operator]
+            input_ids.to(model.device),
+            attention_mask=attention_mask.to(model.device),
+            generation_config=settings,
         )
-        for i, ids in zip(chosen, output[:, width:], strict=True):
-            texts[i] = tokenizer.decode(ids, skip_special_tokens=True)
+        for i, ids in zip(indices, output[:, input_ids.shape[1] :], strict=True):
+            texts[i] = str(tokenizer.decode(ids, skip_special_tokens=True))
     return texts
 
 
-def _pad_left(prompts: list[list[int]], tokenizer: PreTrainedTokenizerBase, room: int) -> dict[str, Any]:
-    """Generation goes on at the right end, so the padding stands on the left."""
-    bos = opening(tokenizer)
-    cut = [p if len(p) <= room else bos + p[len(p) - (room - len(bos)) :] for p in prompts]
-    width = max(len(ids) for ids in cut)
-    input_ids = torch.full((len(cut), width), padding_id(tokenizer))
-    attention_mask = torch.zeros((len(cut), width), dtype=torch.long)
-    for i, ids in enumerate(cut):
-        input_ids[i, width - len(ids) :] = torch.tensor(ids)
-        attention_mask[i, width - len(ids) :] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask}
+def _greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new_tokens: int) -> GenerationConfig:
+    """Plain greedy decoding, whatever beams or penalties the checkpoint's own generation config asks for."""
+    own = model.generation_config
+    stated = own.eos_token_id if own is not None and own.eos_token_id is not None else []
+    ends = {tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])} - {None}
+    return GenerationConfig(
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        use_cache=True,
+        pad_token_id=padding_id(tokenizer),
+        eos_token_id=sorted(ends) or None,
+    )
+
+
+def _pad_left(prompts: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`input_ids` and `attention_mask`, [B, T], padded on the left: generation goes on at the right."""
+    width = max(len(ids) for ids in prompts)
+    input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts])
+    attention_mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
+    return input_ids, attention_mask

@@ -5,7 +5,8 @@ import math
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from depthprune.data.examples import Examples
-from depthprune.data.tokens import encode, encode_document, windows
+from depthprune.data.split import spread
+from depthprune.data.tokens import Row, encode, encode_documents, opening, windows
 from depthprune.errors import UserError
 from depthprune.evaluation.logprobs import target_logprobs
 from depthprune.evaluation.measurement import Measurement, ratio_and_stderr
@@ -19,24 +20,28 @@ def text_loss(
     length: int,
     limit: int | None = None,
 ) -> list[Measurement]:
-    """Loss a token and perplexity over the documents' first `limit` non-overlapping windows of `length` tokens.
+    """Loss a token, in nats, and perplexity over non-overlapping windows of at most `length` tokens.
 
-    Every token is predicted but the first of a window that no BOS opens. The standard error counts windows.
+    Windows begin anew at each document. Every token is predicted but the first of a window that no BOS opens.
+    `limit` windows are spread evenly over the text; the standard error counts windows.
     """
-    rows = []
-    for text in examples.rows["text"]:
-        ids = encode_document(text, tokenizer)
-        rows += [{"input_ids": window} for window in windows(ids, length, tokenizer) if len(window) > 1]
+    bos = opening(tokenizer)
+    cut = [window for ids in encode_documents(examples, tokenizer) for window in windows(ids, length, bos)]
+    rows: list[Row] = [{"input_ids": window} for window in cut if len(window) > 1]
     if not rows:
-        raise UserError(f"{examples.source}: no text long enough to predict a token of it")
-    loss, stderr = _loss(model, tokenizer, rows[:limit], batch_size)
-    n = len(rows[:limit])
+        raise UserError(f"{examples.source}: no text long enough to predict a token of it; give more text")
+    if limit is not None:
+        rows = [rows[i] for i in spread(len(rows), limit)]
+    loss, stderr = _token_loss(model, tokenizer, rows, batch_size)
     perplexity = math.exp(loss)
     return [
-        Measurement(examples.name, "loss", loss, n, stderr),
-        # The delta method: d exp(x) = exp(x) dx.
+        Measurement(examples.name, "loss", loss, len(rows), stderr),
         Measurement(
-            examples.name, "perplexity", perplexity, n, None if stderr is None else perplexity * stderr
+            examples.name,
+            "perplexity",
+            perplexity,
+            len(rows),
+            None if stderr is None else perplexity * stderr,  # the delta method: d exp(x) = exp(x) dx
         ),
     ]
 
@@ -49,34 +54,30 @@ def completion_loss(
     length: int,
     chat_template: str | None = None,
 ) -> Measurement:
-    """Loss a token over the completions and their EOS, as training sees them; the standard error counts rows."""
+    """Loss a token, in nats, over the completions and their EOS, as training has it.
+
+    The standard error counts rows.
+    """
     rows = list(encode(examples, tokenizer, length, chat_template))
-    loss, stderr = _loss(model, tokenizer, rows, batch_size)
+    loss, stderr = _token_loss(model, tokenizer, rows, batch_size)
     return Measurement(examples.name, "loss", loss, len(rows), stderr)
 
 
-def _loss(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict[str, list[int]]],
-    batch_size: int,
+def _token_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[Row], batch_size: int
 ) -> tuple[float, float | None]:
-    """Mean negative log-likelihood over all learned tokens, weighted by token."""
-    rows = sorted(rows, key=lambda row: -len(row["input_ids"]))
-    sums, counts = [], []
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        learned = [
-            [k for k in range(1, len(row["input_ids"])) if row.get("completion_mask", [1] * (k + 1))[k]]
-            for row in batch
-        ]
-        logprobs = target_logprobs(
-            model,
-            tokenizer,
-            [row["input_ids"] for row in batch],
-            [[k - 1 for k in ks] for ks in learned],
-            [[row["input_ids"][k] for k in ks] for row, ks in zip(batch, learned, strict=True)],
-        )
-        sums += [-float(row.sum()) for row in logprobs]
-        counts += [float(len(row)) for row in logprobs]
-    return ratio_and_stderr(sums, counts)
+    """Mean negative log-likelihood of all learned tokens, and its standard error over the rows."""
+    sequences = [row["input_ids"] for row in rows]
+    learned = [
+        [k for k in range(1, len(ids)) if "completion_mask" not in row or row["completion_mask"][k]]
+        for row, ids in zip(rows, sequences, strict=True)
+    ]
+    logprobs = target_logprobs(
+        model,
+        tokenizer,
+        sequences,
+        [[k - 1 for k in row] for row in learned],
+        [[ids[k] for k in row] for ids, row in zip(sequences, learned, strict=True)],
+        batch_size,
+    )
+    return ratio_and_stderr([-float(row.sum()) for row in logprobs], [float(len(row)) for row in logprobs])
