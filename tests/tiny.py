@@ -73,7 +73,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "exaone4": {},
     "llama4_text": {"interleave_moe_layer_step": 2, "intermediate_size_mlp": 48},
     "deepseek_v3": {**LATENT_ATTENTION, "first_k_dense_replace": 2},
-    "qwen3_next": {**LINEAR_ATTENTION, "mlp_only_layers": [2]},
+    "qwen3_next": {
+        **LINEAR_ATTENTION,
+        "mlp_only_layers": [2],
+        "layer_types": ["linear_attention", "full_attention"] * 3,
+    },
 }
 
 

@@ -1,5 +1,6 @@
 """Where a model keeps its decoder layers, their linear weights, its final norm and its head."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -9,13 +10,52 @@ from transformers.pytorch_utils import Conv1D
 from depthprune.errors import UserError
 from depthprune.model.depth_config import num_layers
 
+# The MLP's output projection, by the end of its name; the first that fits.
+DOWN_PROJECTIONS = (
+    "down_proj",
+    "mlp.c_proj",
+    "dense_4h_to_h",
+    "mlp.output_linear",
+    "mlp.fc2",
+    "fc2",
+    "fc_out",
+    "feed_forward.w2",
+    "ffn.w_out",
+    "ffn.proj_down",
+    "ffn.2",
+)
+# The norm before the head, among the modules beside the layers; the first that is there.
+FINAL_NORMS = (
+    "norm",
+    "ln_f",
+    "norm_f",
+    "final_norm",
+    "final_layernorm",
+    "final_layer_norm",
+    "embedding_norm",
+    "ln_out",
+    "out_norm",
+    "output_layernorm",
+    "layer_norm",
+    "layernorm",
+)
+# Names of a mixture's routers; "gate" is one only beside experts.
+ROUTERS = ("router", "shared_expert_gate")
+# Experts stored [E, in, out] by classes that do not say so themselves.
+TRANSPOSED_EXPERTS = ("Llama4TextExperts",)
+# PEFT takes targets with these names for experts of old checkpoints, and drops the dense linears called so:
+# in a mixture they are targeted as parameters.
+TAKEN_FOR_EXPERTS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+# Linears whose input is not [.., in]: PEFT's adapters do not fit.
+WITHOUT_ADAPTER = {"DeepseekV4GroupedLinear": "works on groups of heads, PEFT has no adapter for it"}
+
 
 @dataclass(frozen=True)
 class LinearWeight:
     """One linear weight of a layer.
 
-    `parameter` is [out, in]; [in, out] where `transposed` (GPT-2's Conv1D, gpt_oss experts). Stacked experts have
-    a leading dimension: `experts` is their number E, and None for an ordinary linear.
+    `parameter` is [out, in], or [in, out] where `transposed` (GPT-2's Conv1D, gpt_oss's and Llama 4's
+    experts). Stacked experts have a leading dimension: `experts` is their number E, None for other linears.
     """
 
     name: str
@@ -24,46 +64,70 @@ class LinearWeight:
     experts: int | None = None
 
 
+@dataclass(frozen=True)
+class LoraTargets:
+    """What PEFT's LoraConfig is to be given: full paths of modules, and of stacked expert parameters.
+
+    `without_adapter` names the linears in the layers that get none, each with the reason. With
+    `target_parameters` PEFT needs lora_dropout = 0.
+    """
+
+    target_modules: list[str]
+    target_parameters: list[str]
+    without_adapter: list[str]
+
+
 def unwrap(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model inside a DDP or PEFT wrapper; adapters stay in place."""
     while not isinstance(model, PreTrainedModel):
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model = model.module
-        elif hasattr(model, "get_base_model"):  # PeftModel: not imported, since it costs a second
-            model = model.get_base_model()
+        elif is_peft(model):
+            model = model.get_base_model()  # type: ignore[operator]
         else:
             raise UserError(
-                f"{type(model).__name__} is not a Hugging Face model: load it with AutoModelForCausalLM"
+                f"{type(model).__name__} is no Hugging Face model: load it with AutoModelForCausalLM"
             )
     return model
 
 
+def is_peft(model: nn.Module) -> bool:
+    """Whether it is a PeftModel, asked without importing peft, which takes seconds."""
+    return hasattr(model, "get_base_model")
+
+
 def layers_path(model: nn.Module) -> str:
-    """The dotted path of the decoder layers inside the Hugging Face model, e.g. "model.layers"."""
+    """The dotted path of the decoder layers inside the Hugging Face model, e.g. "model.layers".
+
+    Raises UserError for an encoder-decoder model, and where there is no one list of the config's length.
+    """
     model = unwrap(model)
-    config = model.config
-    if config.is_encoder_decoder:
-        raise UserError(
-            f"{config.model_type} is an encoder-decoder model; only decoder-only models can be pruned"
-        )
+    kind = model.config.model_type
+    if model.config.is_encoder_decoder:
+        raise UserError(f"{kind} is an encoder-decoder model: only decoder-only models can be pruned")
+    depth = num_layers(model.config)
     decoder = model.get_decoder()
-    depth = num_layers(config)
     prefix = next(name for name, module in model.named_modules() if module is decoder)
+    inside = [path for path in _lists_of(model, depth) if path.startswith(f"{prefix}." if prefix else "")]
+    for paths in (inside, _lists_of(model, depth)):
+        if len(paths) == 1:
+            return paths[0]
+    found = f"{len(inside)} lists of that length" if inside else "no such list"
+    raise UserError(f"{kind} says that it has {depth} decoder layers and holds {found}: it cannot be pruned")
+
+
+def _lists_of(model: nn.Module, length: int) -> list[str]:
+    """The outermost module lists of this length."""
     paths: list[str] = []
-    for name, module in decoder.named_modules():
-        outermost = not any(name.startswith(f"{path}.") for path in paths)
-        if isinstance(module, nn.ModuleList) and len(module) == depth and outermost:
-            paths.append(name)
-    if len(paths) != 1:
-        found = f"{len(paths)} lists of that length" if paths else "no such list"
-        raise UserError(
-            f"{config.model_type} says it has {depth} decoder layers and holds {found}: cannot be pruned"
-        )
-    return f"{prefix}.{paths[0]}" if prefix else paths[0]
+    for path, module in model.named_modules():
+        outermost = not any(path.startswith(f"{other}.") for other in paths)
+        if isinstance(module, nn.ModuleList) and len(module) == length and outermost:
+            paths.append(path)
+    return paths
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder layers, in order; wrapped models (PEFT, DDP) are seen through."""
+    """The decoder layers, in order; PEFT and DDP wrappers are seen through."""
     model = unwrap(model)
     layers = model.get_submodule(layers_path(model))
     assert isinstance(layers, nn.ModuleList)
@@ -71,61 +135,100 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def linear_weights(layer: nn.Module) -> dict[str, LinearWeight]:
-    """Every linear weight of a layer by its dotted name in the layer, found by type; routers are left out."""
+    """Every linear weight of a layer by its dotted name in the layer, found by type; routers are left out.
+
+    With adapters in place, these are the base weights under the names that they have without.
+    """
     weights = {}
-    for name, module in layer.named_modules():
-        if isinstance(module, nn.Linear):
-            weights[f"{name}.weight"] = LinearWeight(f"{name}.weight", module.weight)
-        elif isinstance(module, Conv1D):
-            weights[f"{name}.weight"] = LinearWeight(f"{name}.weight", module.weight, transposed=True)
+    for path, module in layer.named_modules():
+        if _is_router(layer, path) or any(part.startswith("lora_") for part in path.split(".")):
+            continue
+        for weight in _weights_of(module, path.replace(".base_layer", "")):
+            weights[weight.name] = weight
     return weights
 
 
+def _weights_of(module: nn.Module, path: str) -> Iterator[LinearWeight]:
+    kind = type(module).__name__
+    if isinstance(module, (nn.Linear, Conv1D)):
+        weight = module.weight
+        assert isinstance(weight, nn.Parameter)
+        yield LinearWeight(f"{path}.weight", weight, transposed=isinstance(module, Conv1D))
+    elif "Experts" in kind:
+        transposed = kind in TRANSPOSED_EXPERTS or getattr(module, "is_transposed", False) is True
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 3:
+                yield LinearWeight(f"{path}.{name}", parameter, transposed, len(parameter))
+
+
+def _is_router(layer: nn.Module, path: str) -> bool:
+    parts = path.split(".")
+    if any(part in ROUTERS for part in parts):
+        return True
+    if "gate" not in parts:
+        return False
+    block = layer.get_submodule(".".join(parts[: parts.index("gate")]))
+    return any(name == "experts" for name, _ in block.named_children())
+
+
 def down_projection(layer: nn.Module) -> LinearWeight | None:
-    """The output projection of the layer's MLP, or None where it has none."""
-    for name, weight in linear_weights(layer).items():
-        if name.split(".")[-2] in DOWN_PROJECTIONS:
-            return weight
+    """The output projection of the layer's MLP, the experts' one in a mixture; None where it has none."""
+    weights = sorted(linear_weights(layer).values(), key=lambda weight: weight.experts is None)
+    for ending in DOWN_PROJECTIONS:
+        for weight in weights:
+            if f".{weight.name.removesuffix('.weight')}".endswith(f".{ending}"):
+                return weight
     return None
 
 
-DOWN_PROJECTIONS = ("down_proj",)
-
-
 def final_norm(model: nn.Module) -> nn.Module:
-    """The norm between the last layer and the head."""
-    return unwrap(model).get_decoder().norm
+    """The norm between the last layer and the head; raises UserError where the model has none."""
+    model = unwrap(model)
+    beside = dict(model.get_submodule(layers_path(model).rpartition(".")[0]).named_children())
+    for name in FINAL_NORMS:
+        if name in beside:
+            return beside[name]
+    raise UserError(f"{model.config.model_type} has no norm after its last layer")
 
 
 def lm_head(model: nn.Module) -> nn.Module:
-    """The output embedding."""
-    return unwrap(model).get_output_embeddings()
+    """The output embedding; raises UserError where the model has none."""
+    model = unwrap(model)
+    head = model.get_output_embeddings()
+    if head is None:
+        raise UserError(
+            f"{model.config.model_type} has no language-model head: load it with AutoModelForCausalLM"
+        )
+    return head
 
 
 def tied_embeddings(model: nn.Module) -> bool:
     """Whether the head and the input embedding are one tensor."""
-    model = unwrap(model)
-    return lm_head(model).weight is model.get_input_embeddings().weight
-
-
-@dataclass(frozen=True)
-class LoraTargets:
-    """What PEFT's LoraConfig is to be given, and which linears get no adapter, with the reason."""
-
-    target_modules: list[str]
-    target_parameters: list[str]
-    without_adapter: list[str]
+    return lm_head(model).weight is unwrap(model).get_input_embeddings().weight
 
 
 def lora_targets(model: nn.Module) -> LoraTargets:
-    """The linears inside the decoder layers, routers excluded, by their full module paths."""
+    """The linears and stacked experts inside the decoder layers, routers excluded."""
     path, layers = layers_path(model), decoder_layers(model)
-    modules = [
-        f"{path}.{i}.{name.removesuffix('.weight')}"
-        for i, layer in enumerate(layers)
-        for name in linear_weights(layer)
-    ]
-    return LoraTargets(modules, [], [])
+    targets = LoraTargets([], [], [])
+    weights = {
+        f"{path}.{i}.{name}": w for i, layer in enumerate(layers) for name, w in linear_weights(layer).items()
+    }
+    mixture = any(weight.experts is not None for weight in weights.values())
+    inner = unwrap(model)
+    for full, weight in weights.items():
+        module = full.removesuffix(".weight")
+        kind = type(inner.get_submodule(module)).__name__ if weight.experts is None else ""
+        if kind in WITHOUT_ADAPTER:
+            targets.without_adapter.append(f"{module}: {WITHOUT_ADAPTER[kind]}")
+        elif weight.experts is not None or (mixture and module.rpartition(".")[2] in TAKEN_FOR_EXPERTS):
+            targets.target_parameters.append(full)
+        else:
+            targets.target_modules.append(module)
+    for name, found in inner.get_submodule(path).named_modules(prefix=path):
+        if isinstance(found, nn.Linear) and f"{name}.weight" not in weights:
+            targets.without_adapter.append(f"{name}: a router")
+    return targets
 
 
 def parameters_per_layer(model: nn.Module) -> list[int]:

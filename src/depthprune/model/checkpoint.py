@@ -15,7 +15,8 @@ from depthprune.model.anatomy import layers_path
 from depthprune.model.depth_config import num_layers, text_config
 from depthprune.model.loading import load_config, local_folder
 from depthprune.model.shards import INDEX, SINGLE, Shard, read_shards
-from depthprune.model.traits import Shallower, meta_model, shallower
+from depthprune.model.skeleton import skeleton
+from depthprune.model.traits import Shallower, shallower
 
 COPY_BYTES = 16 * 2**20
 # Written by others about the whole model; the card of the pruned one is ours.
@@ -25,9 +26,9 @@ NOT_COPIED = (".git", ".cache", "README.md", "config.json")
 def prune_files(model_dir: str | Path, layers: Sequence[int], output: str | Path) -> None:
     """Writes the checkpoint in `model_dir` without `layers` (original indices) to the new folder `output`.
 
-    Tensors are copied byte by byte from shard to shard: no model in memory, any dtype. The tokenizer and the other
-    small files come along. Raises UserError where the model folder is at fault, where the layers cannot go, and
-    where `output` holds something already; then nothing is written.
+    Tensors are copied byte by byte from shard to shard: no model in memory, any dtype. The tokenizer and the
+    other small files come along. Raises UserError where the model folder is at fault, where the layers cannot
+    go, and where `output` holds something already; then nothing is written.
     """
     folder, output = local_folder(model_dir), Path(output).resolve()
     if folder is None:
@@ -41,7 +42,7 @@ def prune_files(model_dir: str | Path, layers: Sequence[int], output: str | Path
         raise UserError(
             f"{config.model_type} packs all layers into {next(iter(change.packed))}: load it to prune it"
         )
-    prefix = stored_prefix(shards, layers_path(meta_model(config)), num_layers(config), folder)
+    prefix = stored_prefix(shards, layers_path(skeleton(config)), num_layers(config), folder)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as staging:
         written = Path(staging) / "model"
@@ -57,8 +58,8 @@ def prune_files(model_dir: str | Path, layers: Sequence[int], output: str | Path
 def stored_prefix(shards: Sequence[Shard], path: str, depth: int, folder: Path) -> str:
     """What stands before the layer's number in the names on disk, e.g. "model.layers."
 
-    Checkpoints may name their layers otherwise than the model in memory does ("h.0." for "transformer.h.0."), and
-    other towers may have layers too: the prefix is the one that ends like the path in memory and counts to `depth`.
+    Checkpoints may name their layers otherwise than the model in memory does ("h.0." for "transformer.h.0."),
+    and other towers may have layers too: the prefix ends like the path in memory and counts up to `depth`.
     """
     leaf = path.rpartition(".")[2]
     indices: dict[str, set[int]] = {}
@@ -135,7 +136,7 @@ def _blocks(source: BinaryIO, start: int, length: int) -> Iterator[bytes]:
 
 
 def _copy_other_files(folder: Path, output: Path) -> None:
-    """Tokenizer, generation config, chat template, code: all that is neither weights nor about this very model."""
+    """Tokenizer, generation config, chat template, code: all but the weights and the whole model's card."""
     for file in folder.iterdir():
         weights = file.suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
         if file.is_file() and not weights and file.name not in (*NOT_COPIED, INDEX):

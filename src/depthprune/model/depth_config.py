@@ -1,7 +1,7 @@
 """What a family's config says about single layers, and how it reads once layers are gone.
 
-The tables name every field of transformers' decoder-only families that speaks of layers. What they cannot mend,
-`traits.py` finds: it builds the pruned model on the meta device and compares each kept layer with what it was.
+The tables name the fields of transformers' decoder-only families that speak of layers. What they cannot mend,
+`traits.py` finds: it builds the pruned model on the meta device and compares each kept layer with before.
 """
 
 import copy
@@ -46,6 +46,8 @@ TRAILING_COUNTS = ("num_kv_shared_layers",)
 PERIODS = (("attn_layer_period", "attn_layer_offset"), ("expert_layer_period", "expert_layer_offset"))
 # The number of layers stands elsewhere than in num_hidden_layers (LongCat counts each layer twice there).
 LAYER_COUNT = {"longcat_flash": "num_layers"}
+# Fields that repeat num_hidden_layers.
+SAME_COUNT = ("num_blocks",)
 
 
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -86,6 +88,7 @@ def mended_fields(config: PretrainedConfig, kept: Sequence[int]) -> Fields:
     old, depth = vars(text), num_layers(config)
     name = LAYER_COUNT.get(text.model_type, "num_hidden_layers")
     fields: Fields = {text.attribute_map.get(name, name): len(kept)}
+    fields |= {alias: len(kept) for alias in SAME_COUNT if old.get(alias) == depth}
     for field, value in old.items():
         if field in LAYER_INDICES and value is not None:
             first = LAYER_INDICES[field]
@@ -102,7 +105,7 @@ def mended_fields(config: PretrainedConfig, kept: Sequence[int]) -> Fields:
 
 
 def set_fields(config: PretrainedConfig, fields: Fields) -> None:
-    """Writes mended fields into a config, in place; the number of layers first, since others are checked by it."""
+    """Writes mended fields into a config, in place; the number of layers comes first, others hang on it."""
     text = text_config(config)
     for field, value in fields.items():
         setattr(text, field, copy.deepcopy(value))

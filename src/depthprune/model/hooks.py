@@ -9,7 +9,7 @@ from depthprune.model.anatomy import decoder_layers, unwrap
 
 
 def hidden_state(output: Any) -> Tensor:
-    """A layer's output hidden state [B, T, d]: most layers return a tensor, some a tuple that begins with it."""
+    """A layer's output hidden state [B, T, d], be the output a tensor or a tuple that begins with it."""
     return output if isinstance(output, Tensor) else output[0]
 
 
@@ -18,8 +18,8 @@ def for_each_layer_io(
 ) -> None:
     """Runs one forward pass and calls `visit(i, before, after)` at each layer, both hidden states [B, T, d].
 
-    Holds one layer's input at a time. The input is a copy, since some families add to the residual stream in place;
-    the output is the tensor itself: copy it to keep it. Gradients flow only if the caller enables them.
+    Holds one layer's input at a time. The input is a copy, since some families add to the residual stream in
+    place; the output is the tensor itself: copy it to keep it. The head is not run, `labels` are ignored.
     """
     inputs: dict[int, Tensor] = {}
 

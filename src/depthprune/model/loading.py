@@ -47,10 +47,10 @@ def load_model(
     trust_remote_code: bool = False,
     **kwargs: Any,
 ) -> PreTrainedModel:
-    """The model in eval mode on `device`; `dtype` "auto" keeps the checkpoint's, a name such as "bfloat16" casts.
+    """The model in eval mode on `device`; `dtype` "auto" keeps the checkpoint's, "bfloat16" and such cast.
 
-    Further keyword arguments go to `from_pretrained`. Raises UserError as `load_config` does, for torn or pickled
-    weights, and for weights that are missing or do not fit.
+    Further keyword arguments go to `from_pretrained`. Raises UserError as `load_config` does, for torn or
+    pickled weights, and for weights that are missing or do not fit.
     """
     model, _ = load_with_report(path_or_id, dtype, device, trust_remote_code, **kwargs)
     return model

@@ -1,4 +1,4 @@
-"""Does a config say what the kept layers are? Answered by building the model on the meta device, without weights."""
+"""Whether a pruned config says what the kept layers are: its model is built without weights and compared."""
 
 import copy
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import layers_path
@@ -20,6 +20,7 @@ from depthprune.model.depth_config import (
     set_fields,
     text_config,
 )
+from depthprune.model.skeleton import skeleton
 
 # Attributes that number a layer: they follow its new place.
 OWN_INDEX = (
@@ -44,7 +45,7 @@ class Shallower:
     """A pruned config, the fields that it changes, and what the model's modules take from it at construction.
 
     `attributes` maps a module's path in the pruned model to the attributes that are no longer what they were;
-    `packed` maps a parameter outside the layers to the dimension in which all layers' parts lie one after another.
+    `packed` maps a parameter outside the layers to the dimension along which it holds a part for each layer.
     """
 
     config: PretrainedConfig
@@ -52,18 +53,6 @@ class Shallower:
     kept: list[int]
     attributes: dict[str, Traits]
     packed: dict[str, int]
-
-
-def meta_model(
-    config: PretrainedConfig,
-    model_class: type[PreTrainedModel] | None = None,
-    trust_remote_code: bool = False,
-) -> PreTrainedModel:
-    """The model that the config describes, on the meta device: shapes and no weights."""
-    with torch.device("meta"):
-        if model_class is not None:
-            return model_class(copy.deepcopy(config))
-        return AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
 
 
 def pruned_config(
@@ -84,17 +73,25 @@ def shallower(
 ) -> Shallower:
     """As `pruned_config`, with what a model in memory has to follow."""
     kept = kept_layers(num_layers(config), layers)
-    whole = meta_model(config, model_class, trust_remote_code)
-    result = _try(config, kept, whole, trust_remote_code)
+    if model_class is None:
+        whole = skeleton(copy.deepcopy(config), trust_remote_code)
+    else:
+        whole = _build(model_class, config)
+    result = _try(config, kept, whole)
     if isinstance(result, Shallower):
         return result
     raise UserError(
-        f"{config.model_type}'s config cannot say what remains without layers {_ranges(sorted(layers))}: {result}; "
-        f"{_could_go(config, len(layers), whole, trust_remote_code)}"
+        f"{config.model_type}'s config cannot say what remains without layers {_ranges(sorted(layers))}: "
+        f"{result}; {_could_go(config, len(layers), whole)}"
     )
 
 
-def _could_go(config: PretrainedConfig, count: int, whole: PreTrainedModel, trust_remote_code: bool) -> str:
+def _build(model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        return model_class(copy.deepcopy(config))
+
+
+def _could_go(config: PretrainedConfig, count: int, whole: PreTrainedModel) -> str:
     """The windows of `count` layers, or else the single layers, that the config can do without."""
     depth = num_layers(config)
     for size in dict.fromkeys((count, 1)):
@@ -102,10 +99,11 @@ def _could_go(config: PretrainedConfig, count: int, whole: PreTrainedModel, trus
         possible = []
         for window in windows:
             kept = [i for i in range(depth) if i not in window]
-            if isinstance(_try(config, kept, whole, trust_remote_code), Shallower):
+            if isinstance(_try(config, kept, whole), Shallower):
                 possible.append(_ranges(window))
         if possible:
-            return f"{'layers' if size == 1 else f'windows of {size} layers'} that could go: {', '.join(possible)}"
+            what = "layers" if size == 1 else f"windows of {size} layers"
+            return f"{what} that could go: {', '.join(possible)}"
     return "no layer of it could go"
 
 
@@ -120,9 +118,7 @@ def _ranges(indices: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _try(
-    config: PretrainedConfig, kept: list[int], whole: PreTrainedModel, trust_remote_code: bool
-) -> Shallower | str:
+def _try(config: PretrainedConfig, kept: list[int], whole: PreTrainedModel) -> Shallower | str:
     """The pruned config, or the reason why there is none."""
     fields = mended_fields(config, kept)
     new_config = copy.deepcopy(config)
@@ -130,7 +126,7 @@ def _try(
         set_fields(new_config, fields)
         # As it will be read from disk: what the config derives from other fields is derived again.
         reread = type(config).from_dict(new_config.to_dict())
-        pruned = meta_model(reread, type(whole), trust_remote_code)
+        pruned = _build(type(whole), reread)
     except Exception as error:  # each family refuses in its own way, from ValueError to dataclass validators
         return " ".join(str(error).split())[:200]
     if _attends(config) and not _attends(reread):
@@ -186,7 +182,7 @@ def _traits(module: nn.Module, without: str | None = None) -> dict[tuple[str, st
             found[path, name] = tensor.shape
         for name, value in vars(part).items():
             if not name.startswith("_") and _is_plain(value):
-                found[path, name] = value
+                found[path, name] = list(value) if isinstance(value, tuple) else value
     return found
 
 
@@ -210,6 +206,8 @@ def _follows(name: str, was: Any, now: Any, kept: list[int]) -> bool:
         return True
     if name in OTHER_INDEX:
         return was in kept and now == kept.index(was)
+    if isinstance(was, list) and was != now and len(was) > max(kept):
+        return now == [was[i] for i in kept]  # the config's own list of all layers
     # √L in and out of a config field costs a last bit.
     return isinstance(was, float) and isinstance(now, float) and math.isclose(was, now, rel_tol=1e-12)
 

@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import decoder_layers, unwrap
+from depthprune.model.anatomy import decoder_layers, is_peft, unwrap
 from depthprune.model.depth_config import text_config
 from depthprune.model.loading import explained, has_tokenizer, load_tokenizer, load_with_report, one_line
 
@@ -27,17 +27,16 @@ class GateError(RuntimeError):
     """A model that we made does not survive saving; it is not saved. A fault of ours, not of the user's."""
 
 
-def verify(folder: str | Path) -> None:
+def verify(folder: str | Path, trust_remote_code: bool = False) -> None:
     """Checks a saved model, and where it is a run folder, that it has the layers that plan.json keeps.
 
     Needs memory for one copy of the model. Raises UserError with the reason in one line.
     """
     folder = Path(folder)
-    trusted = False  # a checkpoint that needs its own code is loaded by the caller who trusts it
-    model, unused = load_with_report(folder, trust_remote_code=trusted)
+    model, unused = load_with_report(folder, trust_remote_code=trust_remote_code)
     if unused:
         raise UserError(f"{folder}: {unused[0]} is unexpected in its weights (and {len(unused) - 1} more)")
-    with explained(str(folder)), torch.random.fork_rng():
+    with explained(str(folder)), _own_random_state():
         if fault := running_fault(model):
             raise UserError(f"{folder}: {fault}")
     if has_tokenizer(folder):
@@ -52,13 +51,13 @@ def verify(folder: str | Path) -> None:
 def save_verified(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path) -> None:
     """Saves the model into `folder` once a reloaded copy has been found equal to it.
 
-    Equal means: every tensor bit for bit, and the logits. The copy is on the model's device: two copies are in
-    memory. `folder` may hold other files; weights of an earlier save are replaced. The saved config has use_cache
-    on. Raises GateError with the reason, and then writes nothing.
+    Equal means: every tensor bit for bit, and the logits. The copy lies on the same device: two in memory.
+    `folder` may hold other files; weights of an earlier save are replaced. The saved config has
+    use_cache on. Raises GateError with the reason, and then writes nothing.
     """
     folder = Path(folder).resolve()
     inner = unwrap(model)
-    if hasattr(model, "get_base_model"):
+    if is_peft(model) or any(".lora_" in name for name, _ in model.named_parameters()):
         raise GateError("the model still has adapters: merge them before saving")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
@@ -80,7 +79,7 @@ def _as_when_used(model: PreTrainedModel) -> Iterator[None]:
         config for config in (model.config, text_config(model.config), model.generation_config) if config
     ]
     caches = [(config, config.use_cache) for config in configs if "use_cache" in vars(config)]
-    with torch.random.fork_rng():
+    with _own_random_state():
         model.eval()
         for config, _ in caches:
             config.use_cache = True
@@ -91,6 +90,10 @@ def _as_when_used(model: PreTrainedModel) -> Iterator[None]:
                 module.training = True
             for config, use_cache in caches:
                 config.use_cache = use_cache
+
+
+def _own_random_state() -> AbstractContextManager[None]:
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 def _saving_fault(model: PreTrainedModel, saved: Path) -> str | None:
@@ -106,6 +109,8 @@ def _saving_fault(model: PreTrainedModel, saved: Path) -> str | None:
         )
         if unused:
             return f"{unused[0]} is unexpected on reload"
+        if reloaded.dtype != model.dtype:
+            return f"its dtype is {reloaded.dtype} on reload instead of {model.dtype}"
         return tensor_fault(model, reloaded) or logits_fault(model, reloaded) or running_fault(reloaded)
     except Exception as error:  # whatever a broken model or its config raises, it is not to be saved
         return one_line(error)
@@ -117,7 +122,9 @@ def tensor_fault(model: nn.Module, reloaded: nn.Module) -> str | None:
     if names := sorted(meant.keys() ^ found.keys()):
         return f"{names[0]} is only in {'memory' if names[0] in meant else 'the files'}"
     for name, tensor in meant.items():
-        if tensor.dtype != found[name].dtype or not torch.equal(tensor, found[name]):
+        # Some families load a few tensors in fp32 whatever the rest is in: wider is the same value.
+        wider = torch.promote_types(tensor.dtype, found[name].dtype) == found[name].dtype
+        if not wider or not torch.equal(tensor.to(found[name].dtype), found[name]):
             return f"{name} is not what it was"
     return None
 
@@ -128,7 +135,8 @@ def logits_fault(model: PreTrainedModel, reloaded: PreTrainedModel) -> str | Non
     probe = _probe(model)
     meant, found = model(probe, use_cache=False).logits, reloaded(probe, use_cache=False).logits
     # The same sums; from unaligned memory they may be taken in another order.
-    if (apart := _distance(found, meant)) > (1e-5 if _is_exact(meant) else 2e-2):
+    exact = _is_exact(model)
+    if (apart := _distance(found, meant, exact)) > (1e-5 if exact else 2e-2):
         return f"its logits differ on reload by {apart:.1e} relative"
     return None
 
@@ -146,12 +154,14 @@ def running_fault(model: PreTrainedModel) -> str | None:
         pad_token_id=0,
     )
     probe = _probe(model)
-    generated = model.generate(probe, generation_config=settings, attention_mask=torch.ones_like(probe))
+    mask = torch.ones_like(probe)
+    generated = model.generate(probe, generation_config=settings, attention_mask=mask)  # type: ignore[operator]
     cached = torch.stack(generated.logits, dim=1)
-    uncached = model(generated.sequences, use_cache=False).logits[:, probe.shape[1] - 1 : -1].to(cached.dtype)
+    uncached = model(generated.sequences, use_cache=False).logits[:, probe.shape[1] - 1 : -1]
     if not (cached.isfinite().all() and uncached.isfinite().all()):
         return "its logits are not finite"
-    if (apart := _distance(cached, uncached)) > (1e-3 if _is_exact(model(probe).logits) else 0.1):
+    exact = _is_exact(model)
+    if (apart := _distance(cached, uncached, exact)) > (1e-3 if exact else 0.1):
         return f"its logits with the KV cache differ from those without by {apart:.1e} relative"
     return None
 
@@ -165,16 +175,18 @@ def _probe(model: PreTrainedModel) -> Tensor:
     return ids.to(model.device)
 
 
-def _is_exact(logits: Tensor) -> bool:
-    return logits.dtype in (torch.float32, torch.float64)
+def _is_exact(model: PreTrainedModel) -> bool:
+    """Whether the model computes in fp32 or better."""
+    if model.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        return False
+    return all(p.dtype in (torch.float32, torch.float64) for p in model.parameters() if p.is_floating_point())
 
 
-def _distance(logits: Tensor, reference: Tensor) -> float:
-    """The relative distance of two logits [B, T, V]: the worst position's in fp32, the median one's below.
+def _distance(logits: Tensor, reference: Tensor, exact: bool) -> float:
+    """The relative distance of two logits [B, T, V]: the worst position's if exact, else the median one's.
 
     Half precision may flip a mixture's choice of experts at a position where two are nearly equal.
     """
-    exact = _is_exact(reference)
     logits, reference = logits.float(), reference.float()
     apart = (logits - reference).norm(dim=-1) / reference.norm(dim=-1).clamp_min(1e-12)
     return (apart.max() if exact else apart.median()).item()
