@@ -1,6 +1,7 @@
 """The verbs. Nothing here imports torch before the arguments are parsed."""
 
 import logging
+import os
 import sys
 import tempfile
 import traceback
@@ -45,6 +46,12 @@ ChatTemplate = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
 ]
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
 
 
@@ -277,3 +284,6 @@ def _quiet() -> None:
     logger.setLevel(logging.INFO)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+    # Read by the libraries when they are imported; a user's own settings win.
+    for variable, value in _QUIET.items():
+        os.environ.setdefault(variable, value)

@@ -10,7 +10,7 @@ from rich.table import Table
 from depthprune.importance import METRICS
 from depthprune.recipe import load_recipe, recipe_names
 from depthprune.recovery import RECOVERIES
-from depthprune.report.table import eval_table, evaluation_table
+from depthprune.report.table import eval_table
 from depthprune.run_folder import RunFolder
 
 console = Console()
@@ -38,10 +38,7 @@ def show_evaluation(evaluation: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(evaluation)
         return
-    table = evaluation_table(evaluation)
     console.print(eval_table(evaluation))
-    for note in table.notes:
-        console.print(note)
 
 
 def show_estimate(found: dict[str, Any], as_json: bool) -> None:

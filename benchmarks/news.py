@@ -1,0 +1,140 @@
+"""GradPruner against its controls on AG News topics: three seeds, 25 % and 40 %, every model tuned the same way.
+
+    python benchmarks/news.py --model ../shared/lab/model --data ../shared/lab/data/news --output out/news-table
+    python benchmarks/news.py --output out/news-table --table
+
+Each cell is an ordinary run in a folder of its own. Called again, the script goes on where it was; with `--table`
+it prints what is there, and says what is missing.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+SEEDS = (1, 2, 3)
+RATIOS = (0.25, 0.4)
+METHODS = {"GradPruner": "gradpruner", "last layers": "reverse", "random layers": "random"}
+TUNING = {
+    "training.method": "full",
+    "training.learning_rate": 6e-4,
+    "training.per_device_train_batch_size": 32,
+    "training.gradient_accumulation_steps": 1,
+    "training.max_steps": 130,
+    "training.train_sampling_strategy": "group_by_length",
+    "training.save_steps": 0.5,
+}
+EVALUATION_ROWS = 800
+
+
+def cells() -> list[dict[str, Any]]:
+    """Every model of the table, the seeds outermost, so that a part of the work is a whole seed."""
+    found = []
+    for seed in SEEDS:
+        found.append({"name": "dense", "recipe": "finetune", "ratio": None, "seed": seed})
+        for ratio in RATIOS:
+            for name, recipe in METHODS.items():
+                found.append({"name": name, "recipe": recipe, "ratio": ratio, "seed": seed})
+    return found
+
+
+def folder_of(cell: dict[str, Any], output: Path) -> Path:
+    """The run folder of a cell."""
+    return output / f"{cell['recipe']}-{cell['ratio'] or 0}-seed{cell['seed']}"
+
+
+def run_cell(cell: dict[str, Any], model: str, data: Path, output: Path) -> None:
+    """Prunes and tunes one model, measures it, and keeps its accuracy and what it took in `result.json`."""
+    from depthprune import load_recipe, run
+    from depthprune.pipeline import evaluate_model
+
+    folder = folder_of(cell, output)
+    result = folder / "depthprune" / "result.json"
+    if result.exists():
+        return
+    start = time.perf_counter()
+    overrides: dict[str, Any] = {**TUNING, "seed": cell["seed"], "model": model}
+    overrides |= {"train": str(data / "train.jsonl"), "eval": (str(data / "test.jsonl"),)}
+    if cell["ratio"]:
+        overrides["selection.ratio"] = cell["ratio"]
+    if cell["recipe"] == "random":
+        overrides["importance.seed"] = cell["seed"]
+    run(load_recipe(cell["recipe"], **overrides), folder, until="train")
+    measured = evaluate_model(
+        load_recipe(
+            "finetune",
+            model=str(folder),
+            eval=(str(data / "test.jsonl"),),
+            **{"training.method": "none", "evaluation.limit": EVALUATION_ROWS},
+        )
+    )
+    (row,) = measured["rows"].values()
+    plan = folder / "depthprune" / "plan.json"
+    removed = json.loads(plan.read_text())["removed"] if plan.exists() else []
+    stages = json.loads((folder / "depthprune" / "stages.json").read_text())
+    seconds = {stage: stages[stage]["seconds"] for stage in stages}
+    partial = result.with_suffix(".partial")
+    partial.write_text(json.dumps({**cell, **row, "removed": removed, "stage_seconds": seconds}, indent=2))
+    partial.replace(result)
+    print(
+        f"{folder.name}: {row['results'][0]['value']:.3f} in {time.perf_counter() - start:.0f} s", flush=True
+    )
+
+
+def table(output: Path) -> str:
+    """Markdown: per method and ratio the mean accuracy over seeds, its spread, and the layers that went."""
+    results = [
+        json.loads(path.read_text())
+        for cell in cells()
+        if (path := folder_of(cell, output) / "depthprune" / "result.json").exists()
+    ]
+    lines = [
+        "| model | layers | parameters | accuracy, mean of seeds | each seed | removed (seed 1) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for ratio in (None, *RATIOS):
+        for name in ("dense",) if ratio is None else METHODS:
+            rows = [row for row in results if row["name"] == name and row["ratio"] == ratio]
+            if rows:
+                lines.append(_line(name, ratio, rows))
+    missing = len(cells()) - len(results)
+    if results:
+        majority = results[0]["results"][0]["majority"]
+        lines.append(f"| majority class | – | – | {majority:.3f} | | |")
+        n, stderr = results[0]["results"][0]["n"], results[0]["results"][0]["stderr"]
+        lines.append(f"\nn = {n} test rows; one model's standard error is about {stderr:.3f}.")
+    if missing:
+        lines.append(f"\n**Unfinished: {missing} of {len(cells())} models are missing.**")
+    return "\n".join(lines)
+
+
+def _line(name: str, ratio: float | None, rows: list[dict[str, Any]]) -> str:
+    values = [row["results"][0]["value"] for row in rows]
+    title = name if ratio is None else f"{name}, {ratio:.0%}"
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    removed = ", ".join(map(str, next(iter(rows))["removed"])) or "–"
+    each = ", ".join(f"{value:.3f}" for value in values)
+    mean = f"{statistics.mean(values):.3f}{spread}"
+    return f"| {title} | {rows[0]['layers']} | {rows[0]['parameters'] / 1e6:.2f} M | {mean} | {each} | {removed} |"
+
+
+def main() -> None:
+    """Runs what is missing, then prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="../shared/lab/model")
+    parser.add_argument("--data", type=Path, default=Path("../shared/lab/data/news"))
+    parser.add_argument("--output", type=Path, default=Path("out/news-table"))
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        for cell in cells():
+            run_cell(cell, arguments.model, arguments.data, arguments.output)
+    print(table(arguments.output))
+
+
+if __name__ == "__main__":
+    main()
