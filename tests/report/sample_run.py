@@ -17,7 +17,7 @@ ROWS = ("base", "base+tuned", "pruned", "pruned+tuned")
 
 
 def sample_scores(num_layers: int = 16, steps: int = 40, seed: int = 0) -> dict[str, Any]:
-    """As of IGIA: the first two steps are empty, later ones carry more, and layers differ by orders of magnitude."""
+    """As of IGIA: two empty steps, later ones carry more, and layers differ by orders of magnitude."""
     noise = random.Random(seed)
     weight = [math.exp(noise.gauss(0, 1.5) + (3 if i == 0 else 0)) for i in range(num_layers)]
     course = [
@@ -54,7 +54,9 @@ def sample_evaluation(datasets: tuple[str, ...] = ("news",), seed: int = 1) -> d
         for i, dataset in enumerate(datasets):
             if i and i == len(datasets) - 1:
                 value = 60 / level * noise.uniform(0.9, 1.1)
-                results.append({"dataset": dataset, "metric": "perplexity", "value": value, "n": 200, "stderr": 1.31})
+                results.append(
+                    {"dataset": dataset, "metric": "perplexity", "value": value, "n": 200, "stderr": 1.31}
+                )
                 continue
             value = level + noise.uniform(-0.03, 0.03)
             error = math.sqrt(value * (1 - value) / 1600)
@@ -89,7 +91,7 @@ def sample_recovery(plan: Plan) -> dict[str, Any]:
 def sample_run(root: Path, num_layers: int = 16, until: str = "evaluate", **changes: Any) -> RunFolder:
     """A run folder of a whole run of `gradpruner`, or of one that ended after the stage `until`.
 
-    `changes` replace the content of an artifact: `evaluation`, `plan`, `scores`, or keys of the recipe as `recipe`.
+    `changes` replace an artifact: `evaluation`, `plan`, `scores`, or keys of the recipe as `recipe`.
     """
     folder = RunFolder(root)
     folder.create()
@@ -107,7 +109,10 @@ def sample_run(root: Path, num_layers: int = 16, until: str = "evaluate", **chan
     named = {"model": "some-org/some-model", "train": "news.jsonl", **changes.get("recipe", {})}
     recipe = load_recipe("gradpruner", **named)
     folder.write("recipe.yaml", recipe.as_yaml())
-    costs = {stage: {"digest": "d", "seconds": 3.7 * 3**i, "peak_bytes": 10**9 + i} for i, stage in enumerate(stages)}
+    costs = {
+        stage: {"digest": "d", "seconds": 3.7 * 3**i, "peak_bytes": 10**9 + i}
+        for i, stage in enumerate(stages)
+    }
     folder.write("stages.json", costs)
     for stage in stages:
         for name, content in written[stage].items():

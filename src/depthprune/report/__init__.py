@@ -1,4 +1,4 @@
-"""The report of a run: the HTML page, the model card, the plan for mergekit, the table and the environment."""
+"""The report of a run: HTML page, model card, mergekit plan, evaluation table, environment."""
 
 from depthprune.report.environment import environment
 from depthprune.report.table import eval_table, evaluation_table

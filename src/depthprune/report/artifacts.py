@@ -55,7 +55,11 @@ def read_artifacts(folder: RunFolder) -> Artifacts:
     def read(name: str) -> Any:
         return folder.read(name) if (folder.own / name).is_file() else None
 
-    recipe, metrics, config = folder.own / "recipe.yaml", folder.own / "metrics.jsonl", folder.root / "config.json"
+    recipe, metrics, config = (
+        folder.own / "recipe.yaml",
+        folder.own / "metrics.jsonl",
+        folder.root / "config.json",
+    )
     plan = read("plan.json")
     return Artifacts(
         recipe=yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None,

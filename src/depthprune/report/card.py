@@ -6,9 +6,9 @@ from pathlib import Path
 import yaml
 
 import depthprune
-from depthprune.report import figures, story
+from depthprune.report import story
 from depthprune.report.artifacts import Artifacts
-from depthprune.report.table import EvaluationTable, evaluation_table, result_text
+from depthprune.report.table import evaluation_table, table_notes
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -25,7 +25,7 @@ def model_card(run: Artifacts) -> str:
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {markdown(_name(run.model))}, {len(run.plan.kept)} of {run.plan.num_layers} layers",
-        markdown(story.summary(run)),
+        markdown(story.summary(run, _name(run.model))),
         _layers(run),
         _results(run),
         _loading(),
@@ -54,7 +54,11 @@ def markdown(text: str) -> str:
 
 def _layers(run: Artifacts) -> str:
     assert run.plan is not None
-    lines = ["## Layers", "", f"Removed (indices of the original model): {story.dash_ranges(run.plan.removed)}."]
+    lines = [
+        "## Layers",
+        "",
+        f"Removed (indices of the original model): {story.dash_ranges(run.plan.removed)}.",
+    ]
     lines.append(f"Kept: {story.dash_ranges(run.plan.kept)}.")
     merged = [f"{gone} into {kept}" for gone, kept in sorted(run.plan.merged_into.items())]
     if merged:
@@ -65,19 +69,10 @@ def _layers(run: Artifacts) -> str:
 def _results(run: Artifacts) -> str:
     if run.evaluation is None:
         return ""
-    table = evaluation_table(run.evaluation)
-    explained = "± is one standard error over the rows (or windows of text) of one seed."
-    return "\n".join(["## Results", "", *_table(table), "", explained, *map(markdown, table.notes)])
-
-
-def _table(table: EvaluationTable) -> list[str]:
-    heads = [f"{markdown(c.dataset)}, {markdown(c.heading)} (n = {c.n})" for c in table.columns]
-    rows = [["model", "layers", "parameters", *heads], ["---", *["---:"] * (2 + len(heads))]]
-    rows += [[row.name, str(row.layers), row.size, *map(result_text, row.results)] for row in table.rows]
-    if table.has_majority:
-        guesses = ["" if c.majority is None else figures.measured(c.majority) for c in table.columns]
-        rows.append(["majority class", "", "", *guesses])
-    return [f"| {' | '.join(row)} |" for row in rows]
+    headings, *rows = [[markdown(str(cell)) for cell in row] for row in evaluation_table(run.evaluation)]
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    table = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join(["## Results", "", *table, "", *map(markdown, table_notes(run.evaluation))])
 
 
 def _loading() -> str:
@@ -94,16 +89,22 @@ def _making(run: Artifacts) -> str:
     slots = {"importance": "metric", "selection": "method", "recovery": "method", "training": "method"}
     chosen = ", ".join(f"{slot} `{run.recipe[slot][key]}`" for slot, key in slots.items())
     return (
-        f"## How it was made\n\ndepthprune {depthprune.__version__}: {chosen}. The whole recipe, every default written "
-        "out, is `depthprune/recipe.yaml`; the same again:\n\n"
+        f"## How it was made\n\ndepthprune {depthprune.__version__}: {chosen}. "
+        "The whole recipe, with every default, is `depthprune/recipe.yaml`; the same again:\n\n"
         "```\ndepthprune run depthprune/recipe.yaml --output NEW_FOLDER\n```\n\n"
         "The evidence is in `depthprune/report.html`."
     )
 
 
 def _limits(run: Artifacts) -> str:
-    limits = ["## Limits", "", "A shallower model knows less. What the table does not measure may have been lost:"]
-    limits.append("facts, other languages, long contexts, safety training. Measure what you need before you rely on it.")
+    limits = [
+        "## Limits",
+        "",
+        "A shallower model knows less. What the table does not measure may have been lost:",
+    ]
+    limits.append(
+        "facts, other languages, long contexts, safety training. Measure what you need before you rely on it."
+    )
     if not run.tuned:
         limits.append("It was not fine-tuned after the cut.")
     limits.append("The base model's licence and limits hold here too.")

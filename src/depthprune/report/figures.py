@@ -4,16 +4,15 @@ import math
 from collections.abc import Iterable
 
 
-def measured(value: float) -> str:
-    """Four decimals below 10, where accuracies and losses lie; fewer above: 0.7631, 55.02, 1,204, 3.1e+09."""
-    if not math.isfinite(value):
-        return str(value)
-    size = abs(value)
-    if size < 10:
-        return f"{value:.4f}"
-    if size < 1000:
-        return f"{value:.2f}"
-    return f"{value:,.0f}" if size < 1e7 else f"{value:.1e}"
+def measured(value: float, like: float | None = None) -> str:
+    """Four decimals below 10, where accuracies and losses lie, fewer above: 0.7631, 55.02, 1,204, 3.1e+09.
+
+    `like` is the value whose decimals to take: that of a standard error.
+    """
+    size = abs(value if like is None else like)
+    if not math.isfinite(size) or size >= 1e7:
+        return f"{value:.2g}"
+    return f"{value:,.{4 if size < 10 else 2 if size < 1000 else 0}f}"
 
 
 def count(number: float) -> str:
@@ -28,7 +27,7 @@ def seconds(value: float) -> str:
     """0.41 s, 12.3 s, 4 min 12 s, 2 h 05 min."""
     if value < 1:
         return f"{value:.2f} s"
-    if value < 60:
+    if value < 59.95:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     if minutes < 60:
@@ -42,8 +41,8 @@ def size(number: float) -> str:
 
 
 def percent(share: float) -> str:
-    """71.1 %."""
-    return f"{100 * share:.1f} %"
+    """71.1%."""
+    return f"{100 * share:.1f}%"
 
 
 def runs(layers: Iterable[int]) -> list[tuple[int, int]]:

@@ -7,18 +7,25 @@ from depthprune.report.figures import ranges, runs
 
 
 def mergekit_plan(run: Artifacts) -> str:
-    """The content of `mergekit.yaml`: the kept layers as slices, `layer_range` half open, in original indices."""
+    """The content of `mergekit.yaml`: the kept layers as slices, `layer_range` [first, last + 1)."""
     assert run.plan is not None
     slices = [
-        {"sources": [{"model": run.model, "layer_range": [first, last + 1]}]} for first, last in runs(run.plan.kept)
+        {"sources": [{"model": run.model, "layer_range": [first, last + 1]}]}
+        for first, last in runs(run.plan.kept)
     ]
     merge = {"slices": slices, "merge_method": "passthrough", **({"dtype": run.dtype} if run.dtype else {})}
-    return "\n".join(f"# {line}" for line in _comment(run)) + "\n" + yaml.safe_dump(merge, sort_keys=False)
+    return (
+        "\n".join(f"# {line}" for line in _comment(run))
+        + "\n"
+        + yaml.safe_dump(merge, sort_keys=False, default_flow_style=None)
+    )
 
 
 def _comment(run: Artifacts) -> list[str]:
     assert run.plan is not None
-    lines = [f"Keeps {len(run.plan.kept)} of {run.plan.num_layers} layers; removes {ranges(run.plan.removed)}."]
+    lines = [
+        f"Keeps {len(run.plan.kept)} of {run.plan.num_layers} layers; removes {ranges(run.plan.removed)}."
+    ]
     changes = []
     if run.plan.merged_into:
         changes.append("weights of removed layers were merged into kept ones")
@@ -26,6 +33,8 @@ def _comment(run: Artifacts) -> list[str]:
         changes.append("it was fine-tuned")
     if changes:
         lines.append(f"NOT equal to the checkpoint beside it: {' and '.join(changes)}. This is the bare cut.")
-    lines.append("mergekit leaves config fields that list or count layers as they were; some families need them mended,")
-    lines.append("as `depthprune prune` does.")
+    lines.append(
+        "mergekit leaves config fields that list or count layers as they were; where a family needs them"
+    )
+    lines.append("mended, use `depthprune prune`.")
     return lines

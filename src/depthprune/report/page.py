@@ -6,7 +6,7 @@ import yaml
 
 from depthprune.report import figures, plots, story
 from depthprune.report.artifacts import Artifacts
-from depthprune.report.table import evaluation_table
+from depthprune.report.table import evaluation_table, table_notes
 
 
 def html_page(run: Artifacts) -> str:
@@ -20,17 +20,18 @@ def html_page(run: Artifacts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for show in (figures.measured, figures.count, figures.seconds, figures.size, figures.percent, figures.plural):
+    for show in (figures.seconds, figures.size, figures.percent, figures.plural):
         jinja.filters[show.__name__] = show
     template = jinja.get_template("report.html.j2")
     return template.render(
         run=run,
-        summary=story.summary(run),
+        summary=story.summary(run, run.model),
         table=evaluation_table(run.evaluation) if run.evaluation else None,
+        table_notes=table_notes(run.evaluation) if run.evaluation else [],
         costs=[(story.STAGES[name], run.stages[name]) for name in story.STAGES if name in run.stages],
         layers=_layers(run),
         course=_course(run),
-        merges=(run.recovery or {}).get("merged", []),
+        merges=sorted((run.recovery or {}).get("merged", []), key=lambda merge: merge["layer"]),
         losses=plots.loss_curves(run.losses) if any("loss" in entry for entry in run.losses) else None,
         recipe=yaml.safe_dump(run.recipe, sort_keys=False) if run.recipe else None,
     )
@@ -44,7 +45,9 @@ def _layers(run: Artifacts) -> dict[str, Any] | None:
     num_layers = run.plan.num_layers if run.plan else len(scores or ())
     fate = {i: name for name, layers in plots.fates(run.plan, num_layers).items() for i in layers}
     return {
-        "chart": plots.layer_scores(run.scores, run.plan) if run.scores and story.informed(run.scores) else None,
+        "chart": plots.layer_scores(run.scores, run.plan)
+        if run.scores and story.informed(run.scores)
+        else None,
         "rows": [(i, fate[i], scores[i] if scores else None) for i in range(num_layers)],
         "removed": story.dash_ranges(run.plan.removed) if run.plan else None,
         "linears": story.scored_linears((run.scores or {}).get("scored", [])),
@@ -57,7 +60,5 @@ def _course(run: Artifacts) -> dict[str, Any] | None:
         return None
     notes = story.course_notes(steps)
     if run.plan and run.plan.selection != "explicit":
-        removed = len(run.plan.removed)
-        since = story.settled_since(steps, removed)
-        notes.append(f"The {removed} lowest-scored layers are those of the end from step {since} of {len(steps)} on.")
+        notes.append(story.settled(steps, len(run.plan.removed)))
     return {"chart": plots.course(steps), "notes": notes}

@@ -1,4 +1,4 @@
-"""The figures of the report as inline SVG, coloured by the page's own CSS variables so that they follow its theme."""
+"""The figures of the report as inline SVG, coloured by CSS variables of the page, whose theme they follow."""
 
 import io
 import math
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COLOURS = {"ink": "#1c1e21", "muted": "#5f6670", "rule": "#d9dce1", "paper": "#ffffff"}
 COLOURS |= {"kept": "#2f6fab", "removed": "#c2410c", "merged": "#7a3fa0"}
 HATCHES = {"kept": "", "removed": "////", "merged": "xxxx"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
     "axes.spines.top": False,
@@ -33,7 +33,7 @@ STYLE = {
 
 
 def layer_scores(scores: dict[str, Any], plan: Plan | None) -> "Markup":
-    """A bar for each layer's score, its fate by colour and by pattern; log scale beyond two orders of magnitude."""
+    """A bar for each layer's score, its fate by colour and pattern; log scale beyond two decades."""
     with _style("scores"):
         figure, axes = _figure(3.2)
         values = scores["scores"]
@@ -52,7 +52,9 @@ def layer_scores(scores: dict[str, Any], plan: Plan | None) -> "Markup":
             axes.set_yscale("log")
             axes.set_ylim(bottom=bottom)
         axes.set_xlim(-0.6, len(values) - 0.4)
-        axes.set(xlabel="layer", ylabel=f"{scores['metric']} score" + ("" if bottom is None else " (log scale)"))
+        axes.set(
+            xlabel="layer", ylabel=f"{scores['metric']} score" + ("" if bottom is None else " (log scale)")
+        )
         _whole_numbers(axes)
         if plan is not None:
             figure.legend(loc="outside upper right", ncols=3)
@@ -99,7 +101,9 @@ def course(steps: list[list[float]]) -> "Markup":
         below.set(xlabel="step", ylabel="layer")
         _whole_numbers(below)
         figure.colorbar(image, ax=below, label="score of the step", pad=0.01)
-        return _svg(figure, "The course of the scores: share gathered by each step, and every layer at every step")
+        return _svg(
+            figure, "The course of the scores: share gathered by each step, and every layer at every step"
+        )
 
 
 def gathered(steps: list[list[float]]) -> list[float]:
@@ -118,7 +122,11 @@ def loss_curves(losses: list[dict[str, Any]]) -> "Markup":
     with _style("losses"):
         figure, axes = _figure(3.2)
         for stage, (label, colour, line, marker) in looks.items():
-            points = [(entry["step"], entry["loss"]) for entry in losses if entry["stage"] == stage and "loss" in entry]
+            points = [
+                (entry["step"], entry["loss"])
+                for entry in losses
+                if entry["stage"] == stage and "loss" in entry
+            ]
             if points:
                 axes.plot(
                     *zip(*points, strict=True),
@@ -169,7 +177,12 @@ def _svg(figure: "Figure", label: str) -> "Markup":
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    for unwanted in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"(?<=<g) id=\"[^\"]*\"", r"font-family: [^;\"]*;?"):
+    for unwanted in (
+        r"<metadata>.*?</metadata>",
+        r"<style.*?</style>",
+        r"(?<=<g) id=\"[^\"]*\"",
+        r"font-family: [^;\"]*;?",
+    ):
         text = re.sub(unwanted, "", text, flags=re.DOTALL)
     for name, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{name})")

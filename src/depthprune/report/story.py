@@ -21,25 +21,31 @@ STAGES = {
 }
 
 
-def summary(run: Artifacts) -> str:
-    """What was done, in a sentence or two."""
+def summary(run: Artifacts, model: str) -> str:
+    """What was done to `model`, in a sentence or two."""
     if run.plan is None:
         if run.scores is None:
-            return f"Nothing has been done to {run.model} yet."
-        return f"The {len(run.scores['scores'])} layers of {run.model} were scored by {_by(run)}; none was removed yet."
+            return f"Nothing has been done to {model} yet."
+        layers = f"{len(run.scores['scores'])} layers"
+        return f"The {layers} of {model} were scored by {_by(run)}; none was removed yet."
     plan = run.plan
-    layers = plural(len(plan.removed), "layer").replace(" ", f" of {plan.num_layers} ", 1)
+    layers, one = f"{len(plan.removed)} of {plan.num_layers} layers", len(plan.removed) == 1
     if "prune" not in run.stages:
-        return f"Of {run.model}, {layers} are to be removed, {_chosen(run)}; the model is not written yet."
-    said = f"{layers} of {run.model} {'was' if len(plan.removed) == 1 else 'were'} removed, {_chosen(run)}"
-    if merged := len(plan.merged_into):
-        said += f"; the strongest weights of {merged} of them went into the kept layers before"
-    return said + (f". What remains was fine-tuned ({TUNING.get(run.tuned, run.tuned)})." if run.tuned else ".")
+        are = "is" if one else "are"
+        return f"{layers} of {model} {are} to be removed, {_chosen(run)}; the model is not written yet."
+    said = f"{layers} of {model} {'was' if one else 'were'} removed, {_chosen(run)}"
+    merged = len(plan.merged_into)
+    if merged:
+        them = "the kept layer before it" if merged == 1 else "the kept layers before them"
+        said += f"; {merged} of them {'was' if merged == 1 else 'were'} first merged into {them}"
+    return said + (
+        f". What remains was fine-tuned ({TUNING.get(run.tuned, run.tuned)})." if run.tuned else "."
+    )
 
 
 def _chosen(run: Artifacts) -> str:
     assert run.plan is not None
-    return "as listed" if run.plan.selection == "explicit" else f"chosen {run.plan.selection} by {_by(run)}"
+    return "as listed" if run.plan.selection == "explicit" else f"chosen by {_by(run)}, {run.plan.selection}"
 
 
 def _by(run: Artifacts) -> str:
@@ -50,7 +56,7 @@ def _by(run: Artifacts) -> str:
 
 
 def informed(scores: dict[str, Any]) -> bool:
-    """Whether the scores saw the weights or data at all; those of `reverse` and `random` are only an order."""
+    """Whether the scores saw weights or data at all; those of `reverse` and `random` are only an order."""
     metric = METRICS.get(scores["metric"])
     return metric is None or metric.needs != "nothing"
 
@@ -65,10 +71,21 @@ def course_notes(steps: list[list[float]]) -> list[str]:
     shares, notes = gathered(steps), []
     empty = sum(not any(step) for step in steps)
     if empty:
-        notes.append(f"{plural(empty, 'step')} without any gradient product: B starts at zero, and so may the learning rate.")
+        notes.append(f"{plural(empty, 'step')} gave nothing: B starts at zero, and so may the learning rate.")
     last = max(1, len(steps) // 4)
-    notes.append(f"The last {plural(last, 'step')} of {len(steps)} carry {percent(1 - shares[-1 - last])} of the score.")
+    carried = percent(1 - shares[-1 - last])
+    quarter = "last step" if last == 1 else f"last {last} steps"
+    notes.append(f"The {quarter} of {len(steps)} gave {carried} of the score.")
     return notes
+
+
+def settled(steps: list[list[float]], removed: int) -> str:
+    """Whether t was enough for this choice."""
+    since = settled_since(steps, removed)
+    if since == len(steps):
+        which = f"Which {removed} layers score lowest"
+        return f"{which} still changed at the last of {since} steps: more steps may choose others."
+    return f"The {removed} lowest-scored layers stay the same from step {since} of {len(steps)} on."
 
 
 def settled_since(steps: list[list[float]], removed: int) -> int:

@@ -1,114 +1,105 @@
-"""The table of a run: the base model and its control, the pruned model and its tuned one, on every dataset."""
+"""The table of a run: base model, tuned base, pruned and tuned model, on every dataset."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from depthprune.report.figures import count, measured, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-BETTER = {"accuracy": "↑", "exact_match": "↑", "rougeL": "↑", "loss": "↓", "perplexity": "↓"}
+BETTER = {"accuracy": " ↑", "exact_match": " ↑", "rougeL": " ↑", "loss": " ↓", "perplexity": " ↓"}
+WIDEST = 3
 
 
-@dataclass(frozen=True)
-class Column:
-    """One metric on one dataset; `majority` is the accuracy of the best constant guess, where there are choices."""
+class Cell(NamedTuple):
+    """What a cell says first, what it adds more quietly, and the exact number behind it."""
 
-    dataset: str
-    metric: str
-    n: int
-    majority: float | None
+    text: str = ""
+    quiet: str = ""
+    value: float | None = None
 
-    @property
-    def heading(self) -> str:
-        """The metric, and which way is better."""
-        return f"{self.metric} {BETTER.get(self.metric, '')}".strip()
+    def __str__(self) -> str:
+        return f"{self.text} {self.quiet}".strip()
 
 
-@dataclass(frozen=True)
-class Row:
-    """One model; `share` is its part of the base's parameters, `results` has one entry or None per column."""
+def evaluation_table(evaluation: dict[str, Any]) -> list[list[Cell]]:
+    """The table of an `eval.json`: a row of headings, a row a model, last the majority class if there is one.
 
-    name: str
-    layers: int
-    parameters: int
-    share: float | None
-    results: tuple[dict[str, Any] | None, ...]
-
-    @property
-    def size(self) -> str:
-        """4.91 M (71.1 %)."""
-        return count(self.parameters) + (f" ({percent(self.share)})" if self.share is not None else "")
-
-
-@dataclass(frozen=True)
-class EvaluationTable:
-    """Columns and rows in the order of `eval.json`."""
-
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-
-    @property
-    def has_majority(self) -> bool:
-        return any(column.majority is not None for column in self.columns)
-
-    @property
-    def notes(self) -> list[str]:
-        """Datasets that say nothing, since no model is clearly above the best constant guess."""
-        return [
-            f"On {column.dataset} no model is more than two standard errors above the majority class: this dataset "
-            "does not show what pruning costs."
-            for i, column in enumerate(self.columns)
-            if column.majority is not None
-            and not any(_above(row.results[i], column.majority) for row in self.rows)
-        ]
+    With more than three results a model it is turned on its side, a model a column, so that it fits a page.
+    """
+    rows = evaluation["rows"]
+    results = {name: {_key(result): result for result in row["results"]} for name, row in rows.items()}
+    measures = {key: result for by_key in results.values() for key, result in by_key.items()}
+    headings = [Cell(dataset, f"{metric}{BETTER.get(metric, '')}") for dataset, metric in measures]
+    table = [[Cell("model"), Cell("layers"), Cell("parameters"), *headings]]
+    for name, row in rows.items():
+        measurements = [_result(results[name].get(key)) for key in measures]
+        table.append([Cell(name), Cell(str(row["layers"])), _size(row, rows.get("base")), *measurements])
+    if any("majority" in result for result in measures.values()):
+        table.append([Cell("majority", "class"), Cell(), Cell(), *map(_majority, measures.values())])
+    return table if len(measures) <= WIDEST else [list(row) for row in zip(*table, strict=True)]
 
 
-def _above(result: dict[str, Any] | None, majority: float) -> bool:
-    return result is not None and result["value"] - 2 * (result["stderr"] or 0) > majority
+def _key(result: dict[str, Any]) -> tuple[str, str]:
+    return result["dataset"], result["metric"]
 
 
-def evaluation_table(evaluation: dict[str, Any]) -> EvaluationTable:
-    """The table of an `eval.json`."""
-    columns: dict[tuple[str, str], Column] = {}
-    for row in evaluation["rows"].values():
-        for result in row["results"]:
-            key = (result["dataset"], result["metric"])
-            columns.setdefault(key, Column(*key, result["n"], result.get("majority")))
-    base = evaluation["rows"].get("base")
-    rows = []
-    for name, row in evaluation["rows"].items():
-        results = {(result["dataset"], result["metric"]): result for result in row["results"]}
-        share = row["parameters"] / base["parameters"] if base else None
-        rows.append(Row(name, row["layers"], row["parameters"], share, tuple(results.get(key) for key in columns)))
-    return EvaluationTable(tuple(columns.values()), tuple(rows))
-
-
-def result_text(result: dict[str, Any] | None) -> str:
-    """0.7631 ± 0.0106; a dash where a model was not measured."""
+def _result(result: dict[str, Any] | None) -> Cell:
+    """0.7631 ±0.0106; a dash where a model was not measured."""
     if result is None:
-        return "–"
-    error = "" if result["stderr"] is None else f" ± {measured(result['stderr'])}"
-    return measured(result["value"]) + error
+        return Cell("–")
+    value, error = result["value"], result["stderr"]
+    return Cell(measured(value), "" if error is None else f"±{measured(error, like=value)}", value)
+
+
+def _size(row: dict[str, Any], base: dict[str, Any] | None) -> Cell:
+    share = f"({percent(row['parameters'] / base['parameters'])})" if base else ""
+    return Cell(count(row["parameters"]), share, row["parameters"])
+
+
+def _majority(result: dict[str, Any]) -> Cell:
+    share = result.get("majority")
+    return Cell() if share is None else Cell(measured(share), value=share)
+
+
+def table_notes(evaluation: dict[str, Any]) -> list[str]:
+    """What ± and the majority class mean, and which datasets show nothing."""
+    results = [result for row in evaluation["rows"].values() for result in row["results"]]
+    counts = ", ".join(f"{n} of {name}" for name, n in {r["dataset"]: r["n"] for r in results}.items())
+    notes = [f"± is one standard error over the rows or windows measured ({counts}), for one seed."]
+    guessable = [result for result in results if "majority" in result]
+    if guessable:
+        notes.append("The majority class is what always giving the commonest answer would score.")
+    beaten = {_key(r) for r in guessable if r["value"] - 2 * (r["stderr"] or 0) > r["majority"]}
+    return notes + [
+        f"On {dataset} no model is more than two standard errors above the majority class: it does not show "
+        "what pruning costs."
+        for dataset, metric in dict.fromkeys(map(_key, guessable))
+        if (dataset, metric) not in beaten
+    ]
 
 
 def eval_table(evaluation: dict[str, Any]) -> "Table":
     """The same for a terminal."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = evaluation_table(evaluation)
-    shown = Table("model")
-    shown.add_column("layers", justify="right")
-    shown.add_column("parameters", justify="right")
-    for column in table.columns:
-        shown.add_column(Text(f"{column.dataset}\n{column.heading}"), justify="right", overflow="fold")
-    for row in table.rows:
-        cells = [row.name, str(row.layers), row.size, *map(result_text, row.results)]
-        shown.add_row(*map(Text, cells))
-    if table.has_majority:
-        guesses = ["" if c.majority is None else measured(c.majority) for c in table.columns]
-        shown.add_section()
-        shown.add_row("majority class", "", "", *guesses, style="dim")
+    headings, *rows = evaluation_table(evaluation)
+    turned = headings[1].text != "layers"
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, heading in enumerate(headings):
+        text = Text(f"{heading.text}\n{heading.quiet}".strip())
+        shown.add_column(
+            text,
+            justify="right" if i else "left",
+            overflow="fold",
+            vertical="bottom",
+            no_wrap=turned and i > 0,
+        )
+    between = "\n" if turned else " "
+    for row in rows:
+        shown.add_row(
+            *(Text(cell.text).append(between * bool(cell.quiet) + cell.quiet, style="dim") for cell in row)
+        )
     return shown

@@ -11,7 +11,7 @@ from depthprune.run_folder import RunFolder, write_text
 def write_report(folder: RunFolder) -> None:
     """Writes `report.html`; with a plan `mergekit.yaml`; with a model in the folder its card, `README.md`.
 
-    `environment.json` is written where it is missing and kept otherwise: a report made again later, elsewhere, must
+    `environment.json` is written where it is missing and kept otherwise: a report made again elsewhere must
     not claim that the run was made there.
     """
     if not (folder.own / "environment.json").is_file():

@@ -1,0 +1,173 @@
+"""The report answers with what the run left, all of it and nothing else."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from sample_run import front_matter, sample_evaluation, sample_plan, sample_run, sample_scores
+
+from depthprune.report import write_report
+from depthprune.run_folder import RunFolder
+from depthprune.selection import Plan
+
+# The sections of the page, and the stage whose artifact each one shows.
+SECTIONS = {
+    "cost": "score",
+    "layers": "score",
+    "course": "score",
+    "notes": "select",
+    "merges": "prune",
+    "training": "train",
+    "results": "evaluate",
+}
+STAGES = ("score", "select", "prune", "train", "evaluate")
+
+
+def page(folder: RunFolder) -> str:
+    write_report(folder)
+    return (folder.own / "report.html").read_text()
+
+
+def sections(html: str) -> set[str]:
+    return set(re.findall(r'<section id="([^"]+)"', html))
+
+
+@pytest.mark.parametrize("until", STAGES)
+def test_a_section_for_each_artifact_and_no_other(tmp_path: Path, until: str) -> None:
+    html = page(sample_run(tmp_path, until=until))
+    expected = {name for name, stage in SECTIONS.items() if STAGES.index(stage) <= STAGES.index(until)}
+    assert sections(html) == expected | {"made"}
+    assert (tmp_path / "depthprune/mergekit.yaml").is_file() == (until != "score")
+    assert (tmp_path / "README.md").is_file() == (until not in ("score", "select"))
+
+
+def test_a_run_that_did_nothing_yet(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    html = page(folder)
+    assert "Nothing has been done to the model yet." in html
+    assert sections(html) == {"made"}  # the environment alone
+
+
+def test_the_environment_of_the_run_is_kept(tmp_path: Path) -> None:
+    folder = sample_run(tmp_path, until="score")
+    write_report(folder)
+    recorded = {**folder.read("environment.json"), "python": "3.11.99"}
+    folder.write("environment.json", recorded)
+    assert "3.11.99" in page(folder)
+    assert folder.read("environment.json") == recorded
+
+
+def test_every_number_of_the_json_is_on_the_page(tmp_path: Path) -> None:
+    datasets = ("news", "finance", "arc", "piqa", "wikitext2-test")
+    folder = sample_run(tmp_path, evaluation=sample_evaluation(datasets))
+    shown = [float(value) for value in re.findall(r'<data value="([^"]+)"', page(folder))]
+    rows = folder.read("eval.json")["rows"].values()
+    expected = [result["value"] for row in rows for result in row["results"]]
+    expected += [row[key] for row in rows for key in ("parameters", "seconds")]
+    expected += [
+        cost[key] for cost in folder.read("stages.json").values() for key in ("seconds", "peak_bytes")
+    ]
+    expected += folder.read("scores.json")["scores"]
+    expected += [
+        merge[key] for merge in folder.read("recovery.json")["merged"] for key in ("elements", "added")
+    ]
+    majority = [0.2525] * 4
+    assert sorted(shown) == sorted(expected + majority)
+
+
+def test_what_users_named_is_escaped(tmp_path: Path) -> None:
+    nasty = "<script>alert('x')</script>|`a`"
+    plan = Plan(16, (3, 4), notes=(nasty,), metric="igia", selection="one-shot")
+    folder = sample_run(
+        tmp_path, plan=plan, evaluation=sample_evaluation((nasty,)), recipe={"model": nasty, "train": nasty}
+    )
+    html = page(folder)
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") >= 5
+    card = (tmp_path / "README.md").read_text()
+    assert "<script" not in card.split("---\n", 2)[2]
+    table = [line for line in card.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {5}  # four columns
+
+
+def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
+    html = page(sample_run(tmp_path))
+    links = re.findall(r'(?:src|href)="([^"]*)"|url\(([^)]*)\)', html)
+    assert all(link.startswith(("#", "data:")) for pair in links for link in pair if link)
+    assert "@import" not in html
+    assert re.findall(r"https?://[^\s\"<]*", html) == re.findall(r"http://www.w3.org/[^\s\"<]*", html)
+
+
+def test_ids_of_the_page_are_unique(tmp_path: Path) -> None:
+    ids = re.findall(r'\sid="([^"]+)"', page(sample_run(tmp_path)))
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("metric", ["reverse", "random"])
+def test_no_chart_of_scores_that_measured_nothing(tmp_path: Path, metric: str) -> None:
+    scores = {"metric": metric, "scores": [-float(i) for i in range(16)], "samples": 0, "rounds": []}
+    scores |= {"seconds": 0.1, "peak_bytes": 10**9}
+    plan = Plan(16, (14, 15), metric=metric, selection="one-shot")
+    html = page(sample_run(tmp_path, until="select", scores=scores, plan=plan))
+    assert "<svg" not in html
+    assert "comes from no measurement" in html
+    assert html.count('<li class="removed"') == 2
+
+
+def test_the_strip_shows_what_became_of_each_layer(tmp_path: Path) -> None:
+    scores = sample_scores(80)
+    plan = sample_plan(scores["scores"], removed=32, merged=9)
+    html = page(sample_run(tmp_path, 80, until="select", scores=scores, plan=plan))
+    found = {int(layer): fate for fate, layer in re.findall(r'<li class="(\w+)" title="layer (\d+)', html)}
+    assert [i for i, fate in found.items() if fate == "kept"] == list(plan.kept)
+    assert [i for i, fate in found.items() if fate != "kept"] == list(plan.removed)
+    assert {i for i, fate in found.items() if fate == "merged"} == set(plan.merged_into)
+
+
+def test_the_card_of_a_tuned_model(tmp_path: Path) -> None:
+    folder = sample_run(tmp_path)
+    write_report(folder)
+    card = (tmp_path / "README.md").read_text()
+    front = front_matter(card)
+    assert front["base_model"] == "some-org/some-model"
+    assert (front["library_name"], front["pipeline_tag"]) == ("transformers", "text-generation")
+    assert "first merged into" in card and "fine-tuned (LoRA" in card
+    for row in folder.read("eval.json")["rows"].values():
+        assert f"{row['results'][0]['value']:.4f}" in card
+    assert "| majority class |  |  | 0.2525 |" in card
+
+
+def test_the_card_names_a_local_base_by_its_folder_alone(tmp_path: Path) -> None:
+    base = tmp_path / "private" / "base-7b"
+    base.mkdir(parents=True)
+    write_report(sample_run(tmp_path / "run", until="prune", recipe={"model": str(base)}))
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert front_matter(card)["base_model"] == "base-7b"
+    assert "private" not in card
+    assert "It was not fine-tuned after the cut." in card
+
+
+def test_a_name_that_the_hub_would_refuse_is_no_base_model(tmp_path: Path) -> None:
+    base = tmp_path / "my model: v2"
+    base.mkdir()
+    write_report(sample_run(tmp_path / "run", until="prune", recipe={"model": str(base)}))
+    assert "base_model" not in front_matter((tmp_path / "run" / "README.md").read_text())
+
+
+def test_the_artifacts_are_left_as_they_were(tmp_path: Path) -> None:
+    folder = sample_run(tmp_path)
+    names = (
+        "scores.json",
+        "plan.json",
+        "recovery.json",
+        "eval.json",
+        "stages.json",
+        "recipe.yaml",
+        "metrics.jsonl",
+    )
+    before = {name: (folder.own / name).read_text() for name in names}
+    write_report(folder)
+    assert {name: (folder.own / name).read_text() for name in names} == before
+    assert json.loads((folder.own / "environment.json").read_text())["versions"]["torch"]
