@@ -31,23 +31,27 @@ def completion_overlap(
     max_new_tokens: int,
     chat_template: str | None = None,
 ) -> list[Measurement]:
-    """Exact match and ROUGE-L (F measure, no stemming), each the mean over rows of a value in [0, 1].
-
-    In an exact match every run of white space counts as one space and none at the ends; case counts.
-    """
+    """`text_overlap` of what greedy decoding writes with the completions, each the mean over the rows."""
     prompts = encode_prompts(examples, tokenizer, chat_template)
     written = generate(model, tokenizer, prompts, batch_size, length, max_new_tokens)
-    wanted = examples.rows["completion"]
-    scorer = RougeScorer(["rougeL"], tokenizer=_Words())
-    values = {
-        "exact_match": [float(w.split() == c.split()) for w, c in zip(written, wanted, strict=True)],
-        "rougeL": [scorer.score(c, w)["rougeL"].fmeasure for w, c in zip(written, wanted, strict=True)],
-    }
     measured = []
-    for metric, row_values in values.items():
+    for metric, row_values in text_overlap(written, list(examples.rows["completion"])).items():
         value, stderr = mean_and_stderr(row_values)
         measured.append(Measurement(examples.name, metric, value, len(row_values), stderr))
     return measured
+
+
+def text_overlap(written: list[str], wanted: list[str]) -> dict[str, list[float]]:
+    """For each pair of texts, in [0, 1]: `exact_match`, and `rougeL` (F measure, no stemming).
+
+    In an exact match every run of white space counts as one space and none at the ends; case counts.
+    """
+    scorer = RougeScorer(["rougeL"], tokenizer=_Words())
+    pairs = list(zip(written, wanted, strict=True))
+    return {
+        "exact_match": [float(one.split() == other.split()) for one, other in pairs],
+        "rougeL": [float(scorer.score(other, one)["rougeL"].fmeasure) for one, other in pairs],
+    }
 
 
 def generate(

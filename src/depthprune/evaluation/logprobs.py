@@ -11,6 +11,7 @@ from depthprune.evaluation.progress import with_progress
 BATCH_ROW = 512  # tokens that one of `batch_size` sequences stands for
 
 
+@torch.inference_mode()
 def target_logprobs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -1,0 +1,90 @@
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from depthprune.data.examples import load_examples
+from depthprune.errors import UserError
+
+
+def write(path: Path, *rows: dict) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_examples_know_their_name_source_kind_and_columns(tmp_path):
+    row = {"prompt": "p", "completion": "a", "choices": ["a", "b"]}
+    path = write(tmp_path / "news.jsonl", {**row, "id": 1}, {**row, "completion": "b"})
+    examples = load_examples(path)
+    assert (examples.name, examples.source, examples.kind) == ("news", str(path), "prompt-completion")
+    assert examples.rows.column_names == ["prompt", "completion", "choices"]
+    assert examples.has_choices
+    assert examples.rows[0] == row
+
+
+def test_messages(tmp_path):
+    turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    examples = load_examples(write(tmp_path / "chat.jsonl", {"messages": turns}))
+    assert (examples.kind, examples.rows[0]) == ("messages", {"prompt": turns[:1], "completion": "a"})
+
+
+def test_a_changed_file_is_read_anew_and_nothing_is_left_behind(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"text": "old"})
+    assert load_examples(path).rows["text"][:] == ["old"]
+    write(path, {"text": "new"})
+    assert load_examples(path).rows["text"][:] == ["new"]
+    assert load_examples(path).rows.cache_files == []
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folder_and_its_splits(tmp_path):
+    write(tmp_path / "train.jsonl", {"text": "train"})
+    write(tmp_path / "test.jsonl", {"text": "test"})
+    assert load_examples(tmp_path).rows["text"][:] == ["train"]
+    assert load_examples(f"{tmp_path}:test").rows["text"][:] == ["test"]
+    assert load_examples(tmp_path, split="test").rows["text"][:] == ["test"]
+
+
+def test_saved_datasets(tmp_path):
+    whole = datasets.Dataset.from_dict({"text": ["a", "b"], "extra": [1, 2]})
+    whole.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=whole, test=whole.select([1])).save_to_disk(tmp_path / "two")
+    assert load_examples(tmp_path / "one").rows["text"][:] == ["a", "b"]
+    assert load_examples(tmp_path / "two").rows["text"][:] == ["a", "b"]
+    assert load_examples(f"{tmp_path / 'two'}:test").rows["text"][:] == ["b"]
+    with pytest.raises(UserError, match="no split 'validation'; there: train, test"):
+        load_examples(tmp_path / "two", split="validation")
+
+
+@pytest.mark.parametrize("source", ["missing.jsonl", "missing", "./missing/folder", "{tmp}/missing"])
+def test_missing_file(tmp_path, source):
+    with pytest.raises(UserError, match="no such file or folder"):
+        load_examples(source.format(tmp=tmp_path))
+
+
+def test_hub_out_of_reach():  # the tests run without a hub
+    with pytest.raises(UserError, match=r"nobody/nothing: no such file or folder here.*hub") as error:
+        load_examples("nobody/nothing")
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_suffix(tmp_path):
+    (tmp_path / "a.xlsx").write_bytes(b"")
+    with pytest.raises(UserError, match=r"unknown kind of file; wanted \.jsonl"):
+        load_examples(tmp_path / "a.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.jsonl", ""), ("a.json", "[]"), ("a.csv", "text\n"), ("a.txt", "\n")]
+)
+def test_empty_dataset(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match="no rows"):
+        load_examples(tmp_path / name)
+
+
+def test_one_class(tmp_path):
+    row = {"prompt": "p", "completion": " a", "choices": [" a", " b"]}
+    with pytest.raises(UserError, match="one class only: every completion is ' a'"):
+        load_examples(write(tmp_path / "a.jsonl", row, {**row, "prompt": "q"}))
