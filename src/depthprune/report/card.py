@@ -8,7 +8,7 @@ import yaml
 import depthprune
 from depthprune.report import story
 from depthprune.report.artifacts import Artifacts
-from depthprune.report.table import evaluation_table, table_notes
+from depthprune.report.table import evaluation_table, table_notes, table_warnings
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -71,8 +71,9 @@ def _results(run: Artifacts) -> str:
         return ""
     headings, *rows = [[markdown(str(cell)) for cell in row] for row in evaluation_table(run.evaluation)]
     lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    notes = table_notes(run.evaluation) + table_warnings(run.evaluation)
     table = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join(["## Results", "", *table, "", *map(markdown, table_notes(run.evaluation))])
+    return "\n".join(["## Results", "", *table, "", *map(markdown, notes)])
 
 
 def _loading() -> str:

@@ -6,7 +6,7 @@ import yaml
 
 from depthprune.report import figures, plots, story
 from depthprune.report.artifacts import Artifacts
-from depthprune.report.table import evaluation_table, table_notes
+from depthprune.report.table import evaluation_table, table_notes, table_warnings
 
 
 def html_page(run: Artifacts) -> str:
@@ -28,6 +28,7 @@ def html_page(run: Artifacts) -> str:
         summary=story.summary(run, run.model),
         table=evaluation_table(run.evaluation) if run.evaluation else None,
         table_notes=table_notes(run.evaluation) if run.evaluation else [],
+        table_warnings=table_warnings(run.evaluation) if run.evaluation else [],
         costs=[(story.STAGES[name], run.stages[name]) for name in story.STAGES if name in run.stages],
         layers=_layers(run),
         course=_course(run),

@@ -15,8 +15,8 @@ STAGES = {
     "score": "scoring the layers",
     "select": "choosing the layers",
     "prune": "removing them, saving and checking",
-    "baseline": "fine-tuning the whole model (control)",
     "train": "fine-tuning the pruned model",
+    "baseline": "fine-tuning the whole model (control)",
     "evaluate": "evaluating every model",
 }
 

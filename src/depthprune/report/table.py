@@ -63,20 +63,29 @@ def _majority(result: dict[str, Any]) -> Cell:
 
 
 def table_notes(evaluation: dict[str, Any]) -> list[str]:
-    """What ± and the majority class mean, and which datasets show nothing."""
-    results = [result for row in evaluation["rows"].values() for result in row["results"]]
+    """What ± and the majority class mean."""
+    results = _all_results(evaluation)
     counts = ", ".join(f"{n} of {name}" for name, n in {r["dataset"]: r["n"] for r in results}.items())
     notes = [f"± is one standard error over the rows or windows measured ({counts}), for one seed."]
-    guessable = [result for result in results if "majority" in result]
-    if guessable:
+    if any("majority" in result for result in results):
         notes.append("The majority class is what always giving the commonest answer would score.")
+    return notes
+
+
+def table_warnings(evaluation: dict[str, Any]) -> list[str]:
+    """Datasets on which every model may as well be guessing."""
+    guessable = [result for result in _all_results(evaluation) if "majority" in result]
     beaten = {_key(r) for r in guessable if r["value"] - 2 * (r["stderr"] or 0) > r["majority"]}
-    return notes + [
+    return [
         f"On {dataset} no model is more than two standard errors above the majority class: it does not show "
         "what pruning costs."
         for dataset, metric in dict.fromkeys(map(_key, guessable))
         if (dataset, metric) not in beaten
     ]
+
+
+def _all_results(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    return [result for row in evaluation["rows"].values() for result in row["results"]]
 
 
 def eval_table(evaluation: dict[str, Any]) -> "Table":
@@ -87,7 +96,8 @@ def eval_table(evaluation: dict[str, Any]) -> "Table":
 
     headings, *rows = evaluation_table(evaluation)
     turned = headings[1].text != "layers"
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    warnings = Text("\n".join(table_warnings(evaluation)))
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=warnings or None, caption_justify="left")
     for i, heading in enumerate(headings):
         text = Text(f"{heading.text}\n{heading.quiet}".strip())
         shown.add_column(
