@@ -12,7 +12,8 @@ KEPT = [0, 3, 4]
         ("llama", {}, {"num_hidden_layers": 3}),
         ("gpt2", {}, {"n_layer": 3}),
         ("qwen2", {"use_sliding_window": True, "max_window_layers": 4},
-         {"max_window_layers": 2, "layer_types": ["full_attention", "full_attention", "sliding_attention"]}),
+         {"max_window_layers": 2,
+          "layer_types": ["full_attention"] * 2 + ["sliding_attention"]}),
         ("deepseek_v3", {**LATENT_ATTENTION, "first_k_dense_replace": 4},
          {"first_k_dense_replace": 2, "num_nextn_predict_layers": 0}),
         ("qwen3_moe", {"mlp_only_layers": [4], "decoder_sparse_step": 1}, {"mlp_only_layers": [2]}),
@@ -27,7 +28,8 @@ KEPT = [0, 3, 4]
          {"attention_types": [[["global", "local", "global"], 1]], "num_layers": 3}),
         ("recurrent_gemma", {}, {"block_types": ["recurrent", "recurrent", "recurrent"]}),
         ("xlstm", {}, {"num_hidden_layers": 3, "num_blocks": 3}),
-        ("gemma3n_text", {"layer_types": ["sliding_attention", "full_attention"] * 3, "num_kv_shared_layers": 2},
+        ("gemma3n_text",
+         {"layer_types": ["sliding_attention", "full_attention"] * 3, "num_kv_shared_layers": 2},
          {"num_kv_shared_layers": 1, "activation_sparsity_pattern": [0.0] * 3}),
     ],
 )  # fmt: skip
@@ -37,7 +39,9 @@ def test_fields_that_speak_of_layers(family, changes, expected):
 
 
 def test_lists_about_something_else_stay():
-    fields = mended_fields(tiny_config("falcon_h1", layers=2, mamba_d_ssm=64, mamba_d_head=8, mamba_n_heads=8), [1])
+    fields = mended_fields(
+        tiny_config("falcon_h1", layers=2, mamba_d_ssm=64, mamba_d_head=8, mamba_n_heads=8), [1]
+    )
     assert "mlp_multipliers" not in fields  # two entries, and two layers
     assert "eos_token_id" not in mended_fields(tiny_config(layers=2, eos_token_id=[2, 3]), [0])
 

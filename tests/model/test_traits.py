@@ -15,7 +15,13 @@ def test_the_given_config_stays_as_it_is():
 
 def test_layer_types_are_sliced_and_survive_a_reload(tmp_path):
     config = pruned_config(tiny_config("gemma3_text"), [2])
-    kinds = ["sliding_attention", "sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    kinds = [
+        "sliding_attention",
+        "sliding_attention",
+        "sliding_attention",
+        "sliding_attention",
+        "full_attention",
+    ]
     assert config.layer_types == kinds
     config.save_pretrained(tmp_path)
     assert AutoConfig.from_pretrained(tmp_path).layer_types == kinds
@@ -34,11 +40,13 @@ def test_a_period_is_searched_anew():
 def test_a_period_that_cannot_be_written_is_refused():
     jamba = tiny_config("jamba", layers=6, attn_layer_period=3, attn_layer_offset=1, expert_layer_period=2,
                         expert_layer_offset=1, mamba_dt_rank=4, mamba_d_state=8)  # fmt: skip
-    with pytest.raises(UserError, match="config cannot say what remains without layers 0, 2: .* could go: ") as refusal:
+    with pytest.raises(
+        UserError, match=r"config cannot say what remains without layers 0, 2: .* could go: "
+    ) as refusal:
         pruned_config(jamba, [0, 2])
     assert "\n" not in str(refusal.value)
 
 
 def test_the_last_layer_of_a_family_that_treats_it_specially_stays():
-    with pytest.raises(UserError, match="use_bias of layer 4 .* could go: 0, 1, 2, 3, 4$"):
+    with pytest.raises(UserError, match=r"use_bias of layer 4 .* could go: 0, 1, 2, 3, 4$"):
         pruned_config(tiny_config("gpt_neox_japanese"), [5])

@@ -25,6 +25,12 @@ from depthprune.errors import UserError
 from depthprune.model.shards import read_shards
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
+# What from_pretrained reports and goes on with, leaving random weights in the model.
+LOADING_FAULTS = {
+    "missing_keys": "is missing in",
+    "mismatched_keys": "has another shape in",
+    "error_msgs": "went wrong with",
+}
 
 
 def load_config(path_or_id: str | Path, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -74,15 +80,13 @@ def load_with_report(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below by name
             **kwargs,
         )
     model, report = loaded
-    for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
+    for kind, what in LOADING_FAULTS.items():
         if faults := sorted(map(str, report[kind])):
-            what = "does not load" if kind == "error_msgs" else kind.removesuffix("_keys")
-            raise UserError(
-                f"{path_or_id}: {faults[0]} is {what} in its weights (and {len(faults) - 1} more)"
-            )
+            raise UserError(f"{path_or_id}: {faults[0]} {what} its weights (and {len(faults) - 1} more)")
     model = model if model.device == torch.device(device) else model.to(device)
     return model.eval(), sorted(report["unexpected_keys"])
 

@@ -63,10 +63,7 @@ def save_verified(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, f
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
         saved = Path(staging) / "model"
         with _as_when_used(inner):
-            inner.save_pretrained(saved)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(saved)
-            if fault := _saving_fault(inner, saved):
+            if fault := _saving_fault(inner, tokenizer, saved):
                 raise GateError(f"{inner.config.model_type} does not survive saving: {fault}")
         _move(saved, folder)
 
@@ -96,11 +93,16 @@ def _own_random_state() -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
-def _saving_fault(model: PreTrainedModel, saved: Path) -> str | None:
-    """What is wrong with a model just saved, in memory or on disk; None if nothing is."""
+def _saving_fault(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, saved: Path
+) -> str | None:
+    """Saves the model; what is then wrong with it, in memory or on disk, or None if nothing is."""
     try:
-        if fault := running_fault(model):
+        if fault := tying_fault(model) or running_fault(model):
             return fault
+        model.save_pretrained(saved)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(saved)
         reloaded, unused = load_with_report(
             saved,
             device=model.device,
@@ -114,6 +116,15 @@ def _saving_fault(model: PreTrainedModel, saved: Path) -> str | None:
         return tensor_fault(model, reloaded) or logits_fault(model, reloaded) or running_fault(reloaded)
     except Exception as error:  # whatever a broken model or its config raises, it is not to be saved
         return one_line(error)
+
+
+def tying_fault(model: PreTrainedModel) -> str | None:
+    """Whether weights that the config says to be one tensor are: loaders keep only one of them."""
+    weights = model.state_dict()
+    for name, source in model.all_tied_weights_keys.items():
+        if name in weights and source in weights and not torch.equal(weights[name], weights[source]):
+            return f"its config ties {name} to {source}, and they differ"
+    return None
 
 
 def tensor_fault(model: nn.Module, reloaded: nn.Module) -> str | None:

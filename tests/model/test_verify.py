@@ -1,0 +1,193 @@
+"""The gate lets sound models through and catches each way in which one can be broken."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_batch, tiny_model
+from tiny_tokenizer import tiny_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from depthprune.errors import UserError
+from depthprune.model.anatomy import decoder_layers
+from depthprune.model.surgery import remove_layers
+from depthprune.model.verify import (
+    GateError,
+    logits_fault,
+    save_verified,
+    tensor_fault,
+    verify,
+)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A sound folder."""
+    save_verified(tiny_model("qwen3"), None, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit_tensors(folder, edit):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def refused(folder) -> str:
+    with pytest.raises(UserError) as refusal:
+        verify(folder)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_a_sound_folder_passes(saved):
+    verify(saved)
+
+
+def test_a_missing_tensor_is_caught(saved):
+    edit_tensors(saved, lambda tensors: tensors.pop("model.layers.3.mlp.up_proj.weight"))
+    assert "model.layers.3.mlp.up_proj.weight is missing" in refused(saved)
+
+
+def test_an_extra_tensor_is_caught(saved):
+    edit_tensors(
+        saved, lambda tensors: tensors.update({"model.layers.6.mlp.up_proj.weight": torch.zeros(48, 32)})
+    )
+    assert "model.layers.6.mlp.up_proj.weight is unexpected" in refused(saved)
+
+
+def test_a_tensor_of_another_shape_is_caught(saved):
+    edit_tensors(saved, lambda tensors: tensors.update({"model.norm.weight": torch.zeros(31)}))
+    reason = refused(saved)
+    assert "model.norm.weight" in reason and "has another shape in its weights" in reason
+
+
+def test_a_tensor_that_is_not_finite_is_caught(saved):
+    edit_tensors(saved, lambda tensors: tensors["model.norm.weight"].fill_(float("nan")))
+    assert "not finite" in refused(saved)
+
+
+def test_a_torn_file_is_caught(saved):
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "model.safetensors is torn" in refused(saved)
+
+
+def test_stale_layer_types_are_caught(saved):
+    edit_config(saved, layer_types=["full_attention"] * 7)
+    assert "its config cannot be loaded" in refused(saved)
+
+
+def test_a_broken_tokenizer_is_caught(saved):
+    (saved / "tokenizer.json").write_text("{}")
+    assert "its tokenizer cannot be loaded" in refused(saved)
+
+
+def test_a_plan_that_keeps_another_number_of_layers_is_caught(saved):
+    (saved / "depthprune").mkdir()
+    (saved / "depthprune" / "plan.json").write_text(json.dumps({"kept": [0, 1, 2, 4]}))
+    assert "has 6 layers" in refused(saved)
+    (saved / "depthprune" / "plan.json").write_text(json.dumps({"kept": [0, 1, 2, 4, 5, 7]}))
+    verify(saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wrong_layer_idx_in_memory_is_caught_and_nothing_is_written(dtype, tmp_path):
+    model = tiny_model().to(dtype)
+    decoder_layers(model)[3].self_attn.layer_idx = 2
+    with pytest.raises(GateError, match="KV cache"):
+        save_verified(model, None, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stale_layer_types_in_memory_are_caught(tmp_path):
+    model = remove_layers(tiny_model("gemma3_text"), [0])
+    model.config.layer_types = [*model.config.layer_types, "full_attention"]
+    with pytest.raises(GateError):
+        save_verified(model, None, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_computation_that_the_config_does_not_say_is_caught(tmp_path):
+    model = tiny_model()
+    decoder_layers(model)[3].self_attn.scaling *= 1.01
+    with pytest.raises(GateError, match="logits differ on reload"):
+        save_verified(model, None, tmp_path / "model")
+
+
+def test_embeddings_that_the_config_ties_and_that_differ_are_caught(tmp_path):
+    model = tiny_model("gemma")
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(128, 32))
+    with pytest.raises(
+        GateError, match=r"ties lm_head\.weight to model\.embed_tokens\.weight, and they differ"
+    ):
+        save_verified(model, None, tmp_path / "model")
+
+
+def test_a_flipped_bit_is_caught():
+    model, reloaded = tiny_model(), tiny_model()
+    assert tensor_fault(model, reloaded) is None
+    with torch.no_grad():
+        reloaded.model.layers[2].mlp.up_proj.weight.view(torch.int32)[5, 7] ^= 1
+    assert tensor_fault(model, reloaded) == "model.layers.2.mlp.up_proj.weight is not what it was"
+
+
+def test_models_that_compute_otherwise_are_told_apart():
+    model, reloaded = tiny_model(), tiny_model()
+    assert logits_fault(model, reloaded) is None
+    reloaded.config.num_hidden_layers = 5  # leaves out the last layer, though its weights are there
+    assert "differ on reload" in logits_fault(model, reloaded)
+
+
+def test_adapters_are_to_be_merged_first(tmp_path):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(tiny_model(), peft.LoraConfig(target_modules=["q_proj"]))
+    for wrapped in (model, model.get_base_model()):
+        with pytest.raises(GateError, match="merge them"):
+            save_verified(wrapped, None, tmp_path / "model")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_saved_is_what_was_in_memory(dtype, tmp_path):
+    model = remove_layers(tiny_model("mixtral").to(dtype), [1, 2])
+    model.train()
+    model.config.use_cache = False
+    state = torch.random.get_rng_state()
+    save_verified(model, tiny_tokenizer(), tmp_path / "model")
+    assert model.training and model.config.use_cache is False
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert again.dtype == dtype and again.config.use_cache is True
+    assert (again.config.bos_token_id, again.config.eos_token_id) == (1, 2)
+    assert tensor_fault(model, again) is None
+    batch = tiny_batch()
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    torch.testing.assert_close(again(**batch).logits, model.eval()(**batch).logits, **close)
+    assert AutoTokenizer.from_pretrained(tmp_path / "model")("a").input_ids == tiny_tokenizer()("a").input_ids
+    verify(tmp_path / "model")
+
+
+def test_saving_into_a_run_folder_replaces_the_weights_and_leaves_the_rest(tmp_path):
+    folder = tmp_path / "run"
+    tiny_model().save_pretrained(folder, max_shard_size="50KB")
+    (folder / "depthprune").mkdir()
+    (folder / "depthprune" / "scores.json").write_text("{}")
+    save_verified(remove_layers(tiny_model(), [0]), None, folder)
+    assert [path.name for path in folder.glob("*.safetensors*")] == ["model.safetensors"]
+    assert (folder / "depthprune" / "scores.json").read_text() == "{}"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    verify(folder)
+
+
+def test_a_model_with_a_short_context_and_few_words_passes(tmp_path):
+    short = tiny_model(vocab_size=5, max_position_embeddings=8)
+    save_verified(short, None, tmp_path / "llama")
+    save_verified(tiny_model("gpt2", max_position_embeddings=8), None, tmp_path / "gpt2")
