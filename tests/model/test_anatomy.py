@@ -68,7 +68,7 @@ ATTENTION = [f"self_attn.{name}_proj.weight" for name in "qkvo"]
     ],
 )
 def test_linears_of_a_layer(family, expected, bare):
-    assert list(linear_weights(decoder_layers(bare(family))[0])) == expected.split()
+    assert list(linear_weights(decoder_layers(bare(family))[0])) == expected
 
 
 @pytest.mark.parametrize(
