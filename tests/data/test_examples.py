@@ -57,8 +57,11 @@ def test_saved_datasets(tmp_path):
         load_examples(tmp_path / "two", split="validation")
 
 
-@pytest.mark.parametrize("source", ["missing.jsonl", "missing", "./missing/folder", "{tmp}/missing"])
+@pytest.mark.parametrize(
+    "source", ["missing.jsonl", "missing", "{tmp}/there.txt:test", "./missing/folder", "{tmp}/missing"]
+)
 def test_missing_file(tmp_path, source):
+    (tmp_path / "there.txt").write_text("a file has no splits")
     with pytest.raises(UserError, match="no such file or folder"):
         load_examples(source.format(tmp=tmp_path))
 

@@ -59,9 +59,10 @@ def test_csv_field_longer_than_pythons_own_limit(tmp_path):
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', "a.jsonl line 2: not valid JSON"),
-        ("a.jsonl", b'{"text": "x"}\n["x"]\n', "a.jsonl line 2: a list, not an object"),
+        ("a.jsonl", b'{"text": "x"}\n["x"]\n', "a.jsonl line 2: of type list, not an object"),
         ("a.json", b'[{"text": "x"},\n {"text": }]', "line 2 column 11"),
-        ("a.json", b'[{"text": "x"}, 3]', "a.json row 2: a int"),
+        ("a.json", b'[{"text": "x"}, 3]', "a.json row 2: of type int"),
+        ("a.jsonl", b'{"text": "\\ud800"}', "a.jsonl line 1: holds a lone surrogate escape"),
         ("a.csv", b"prompt,completion\na,b,c\n", "a.csv row 1: not as many fields"),
         ("a.csv", b"prompt,completion\na\n", "a.csv row 1: not as many fields"),
         ("a.csv", b'prompt,completion\na,"b\n', "not valid CSV"),

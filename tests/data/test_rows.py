@@ -54,12 +54,15 @@ def test_no_rows():
             {"question": "q", "answer": "a"},
             "no column `prompt` (columns `question`, `answer`); wanted: `prompt`",
         ),
-        ({"prompt": 3, "completion": "c", "choices": ["c", "d"]}, "`prompt` must be a string and is a int"),
+        (
+            {"prompt": 3, "completion": "c", "choices": ["c", "d"]},
+            "`prompt` must be a string and is of type int",
+        ),
         ({**GOOD, "completion": None}, "`completion` must be a string and is null"),
         ({**GOOD, "completion": " \n"}, "`completion` is empty"),
         ({**GOOD, "prompt": ""}, "`prompt` is empty"),
         ({"prompt": "p", "completion": " a"}, "`choices` must stand in every row or in none"),
-        ({**GOOD, "choices": [" a"]}, "has 1 entry"),
+        ({**GOOD, "choices": [" a"]}, "1 in `choices`; wanted two or more"),
         ({**GOOD, "choices": [" a", 3]}, "`choices` must be a list of non-empty strings"),
         ({**GOOD, "choices": "a|b"}, "in CSV written as JSON"),
         (

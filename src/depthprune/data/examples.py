@@ -60,15 +60,10 @@ def load_examples(source: str | Path, split: str | None = None) -> Examples:
 
 
 def _path_and_split(source: str, split: str | None) -> tuple[str, str | None]:
-    """Takes `folder:test` apart, unless a path of that very name is there."""
-    before, colon, after = source.rpartition(":")
-    if (
-        split is None
-        and colon
-        and re.fullmatch(r"\w+", after)
-        and len(before) > 1
-        and not Path(source).exists()
-    ):
+    """Takes `folder:test` apart, unless a path of that very name is there; files have no splits."""
+    before, _, after = source.rpartition(":")
+    is_split = re.fullmatch(r"\w+", after) and len(before) > 1  # and not the drive of C:data
+    if split is None and is_split and not Path(source).exists() and not Path(before).is_file():
         return before, after
     return source, split
 

@@ -102,17 +102,24 @@ def _read_json(path: Path) -> Iterator[Record]:
 
 def _parse_json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\u" in text:  # an escape may stand for half a character, which no tokenizer takes
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise UserError(
             f"{where}: not valid JSON ({error.msg}, line {error.lineno} column {error.colno} of the text); "
             "wanted one object a line, or one list of objects"
         ) from error
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: holds a lone surrogate escape; remove it or write the character"
+        ) from error
+    return value
 
 
 def _as_row(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"{where}: a {type(value).__name__}, not an object with named columns")
+        raise UserError(f"{where}: of type {type(value).__name__}, not an object with named columns")
     return value
 
 

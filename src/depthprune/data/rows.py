@@ -83,7 +83,7 @@ def _choices(where: str, row: dict[str, Any], completion: str) -> list[str]:
     if not isinstance(choices, list) or not all(isinstance(choice, str) and choice for choice in choices):
         raise UserError(f"{where}: `choices` must be a list of non-empty strings")
     if len(choices) < 2:
-        raise UserError(f"{where}: `choices` has {len(choices)} entry; wanted two or more")
+        raise UserError(f"{where}: {len(choices)} in `choices`; wanted two or more")
     if completion not in choices:
         near = next((c for c in choices if c.strip() == completion.strip()), None)
         hint = f"; {near!r} differs in its spaces" if near else ""
@@ -129,4 +129,4 @@ def _named(row: dict[str, Any]) -> str:
 
 
 def _type(value: Any) -> str:
-    return "null" if value is None else f"a {type(value).__name__}"
+    return "null" if value is None else f"of type {type(value).__name__}"
