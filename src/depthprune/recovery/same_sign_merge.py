@@ -8,7 +8,13 @@ from pydantic import Field
 
 from depthprune.errors import UserError
 from depthprune.importance.factors import mean_squared_gradient
-from depthprune.model.anatomy import LinearWeight, decoder_layers, layers_path, linear_weights
+from depthprune.model.anatomy import (
+    TRANSPOSED_EXPERTS,
+    LinearWeight,
+    decoder_layers,
+    layers_path,
+    linear_weights,
+)
 from depthprune.recovery.base import GradientFolder, RecoverySettings
 from depthprune.selection import Plan, count_from_ratio
 
@@ -16,7 +22,8 @@ from depthprune.selection import Plan, count_from_ratio
 class SameSignMerge(RecoverySettings):
     """W_k ← W_k + Σ_r Ŵ_r ⊙ [sign(W_r) = sign(W_k)], Ŵ_r the top p % of W_r by F_{W_r}.
 
-    k is the nearest kept layer before r. Norms and biases stay. A removed layer with no kept one before it leaves nothing.
+    k is the nearest kept layer before r. Norms and biases stay. A removed layer with no kept one before it
+    leaves nothing.
     """
 
     needs_gradients: ClassVar[bool] = True
@@ -94,7 +101,7 @@ class SameSignMerge(RecoverySettings):
                 row: Any = report[source]
                 gradient = None
                 if weight is not None and weight.parameter.shape == target.parameter.shape:
-                    gradient = _igia_matrix(gradients, f"{path}.{source}.{name}", weight)
+                    gradient = _igia_matrix(gradients, f"{path}.{source}", layers[source], weight)
                 if weight is None or gradient is None:
                     row["skipped"].append(name)
                     continue
@@ -102,17 +109,21 @@ class SameSignMerge(RecoverySettings):
                 row["elements"] += int(mask.sum())
                 mask &= torch.sign(weight.parameter) == torch.sign(target.parameter)
                 row["added"] += int(mask.sum())
-                total = total + torch.where(mask, weight.parameter.float(), 0.0)
+                total = torch.where(mask, total + weight.parameter.float(), total)
             target.parameter.copy_(total)
         return list(report.values())
 
 
-def _igia_matrix(gradients: Path, path: str, weight: LinearWeight) -> torch.Tensor | None:
-    """F_W in the stored weight's layout ([in, out] where the family keeps it so); None without adapter."""
-    matrix = mean_squared_gradient(
-        gradients, path.removesuffix(".weight"), weight.experts, weight.parameter.device
-    )
-    return matrix.mT if matrix is not None and weight.transposed else matrix
+def _igia_matrix(
+    gradients: Path, path: str, layer: torch.nn.Module, weight: LinearWeight
+) -> torch.Tensor | None:
+    """F_W of one weight of the layer at `path`, laid out as the weight is stored; None without adapter."""
+    name = weight.name.removesuffix(".weight")
+    matrix = mean_squared_gradient(gradients, f"{path}.{name}", weight.experts, weight.parameter.device)
+    holder = type(layer.get_submodule(weight.name.rpartition(".")[0])).__name__
+    # PEFT takes experts that do not say how they are stored for [E, out, in], and adapts them as such.
+    product_as_stored = not weight.transposed or holder in TRANSPOSED_EXPERTS
+    return matrix if matrix is None or product_as_stored else matrix.mT
 
 
 def top_fraction(values: torch.Tensor, fraction: float) -> torch.Tensor:
