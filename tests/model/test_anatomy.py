@@ -113,6 +113,15 @@ def test_the_norm_of_a_family_that_ends_without_one(bare):
         final_norm(bare("openai-gpt"))
 
 
+def test_other_lists_of_the_same_length_are_told_apart():
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    config = tiny_config(
+        "gemma3n_text", layers=3, layer_types=kinds, num_kv_shared_layers=0, altup_num_inputs=4
+    )
+    with torch.device("meta"):
+        assert layers_path(AutoModelForCausalLM.from_config(config)) == "model.layers"
+
+
 def test_ddp_is_seen_through(tmp_path):
     model = tiny_model()
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)

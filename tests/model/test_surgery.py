@@ -109,6 +109,17 @@ def test_a_constant_that_depends_on_the_depth_is_kept():
     assert model.config.scale_depth / 2 == pytest.approx(scale, rel=1e-12)
 
 
+def test_a_parameter_that_holds_a_part_for_each_layer_is_cut(tmp_path):
+    kinds = ["sliding_attention", "full_attention"] * 3
+    small = {"vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 8, "laurel_rank": 4}
+    model = tiny_model("gemma3n_text", layer_types=kinds, num_kv_shared_layers=2, **small)
+    packed = model.model.embed_tokens_per_layer.weight.unflatten(1, (6, 8))
+    remove_layers(model, [1])
+    left = model.model.embed_tokens_per_layer.weight.unflatten(1, (5, 8))
+    assert torch.equal(left, packed[:, [0, 2, 3, 4, 5]])
+    save_verified(model, None, tmp_path / "model")
+
+
 def test_wrapped_models_are_seen_through():
     peft = pytest.importorskip("peft")
     wrapped = peft.get_peft_model(tiny_model(), peft.LoraConfig(target_modules=["q_proj"]))

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_batch, tiny_model
 from tiny_tokenizer import tiny_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers
@@ -185,6 +185,15 @@ def test_saving_into_a_run_folder_replaces_the_weights_and_leaves_the_rest(tmp_p
     assert (folder / "depthprune" / "scores.json").read_text() == "{}"
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     verify(folder)
+
+
+def test_a_generation_config_that_transformers_would_not_write_is_kept(tmp_path):
+    model = tiny_model()
+    model.generation_config.temperature = 0.6  # without do_sample
+    model.generation_config.pad_token_id = 5
+    save_verified(model, None, tmp_path / "model")
+    kept = GenerationConfig.from_pretrained(tmp_path / "model")
+    assert (kept.temperature, kept.pad_token_id, kept.eos_token_id) == (0.6, 5, 2)
 
 
 def test_a_model_with_a_short_context_and_few_words_passes(tmp_path):

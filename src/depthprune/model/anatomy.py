@@ -10,6 +10,8 @@ from transformers.pytorch_utils import Conv1D
 from depthprune.errors import UserError
 from depthprune.model.depth_config import num_layers
 
+# What families call the list of their layers, where other lists happen to be as long.
+LAYER_LISTS = ("layers", "h", "blocks", "layer")
 # The MLP's output projection, by the end of its name; the first that fits.
 DOWN_PROJECTIONS = (
     "down_proj",
@@ -108,8 +110,10 @@ def layers_path(model: nn.Module) -> str:
     depth = num_layers(model.config)
     decoder = model.get_decoder()
     prefix = next(name for name, module in model.named_modules() if module is decoder)
-    inside = [path for path in _lists_of(model, depth) if path.startswith(f"{prefix}." if prefix else "")]
-    for paths in (inside, _lists_of(model, depth)):
+    lists = _lists_of(model, depth)
+    inside = [path for path in lists if path.startswith(f"{prefix}." if prefix else "")]
+    named = [path for path in inside if path.rpartition(".")[2] in LAYER_LISTS]
+    for paths in (inside, named, lists):
         if len(paths) == 1:
             return paths[0]
     found = f"{len(inside)} lists of that length" if inside else "no such list"

@@ -138,7 +138,8 @@ def _attends(config: PretrainedConfig) -> bool:
     """Whether a layer of a family with several kinds of layer has a KV cache; True for all other families."""
     kinds = getattr(text_config(config), "layer_types", None) or ["full_attention"]
     return any(
-        kind == "hybrid" or (kind.endswith("attention") and kind != "linear_attention") for kind in kinds
+        kind.startswith("hybrid") or (kind.endswith("attention") and kind != "linear_attention")
+        for kind in kinds
     )
 
 

@@ -100,7 +100,7 @@ def _saving_fault(
     try:
         if fault := tying_fault(model) or running_fault(model):
             return fault
-        model.save_pretrained(saved)
+        _save(model, saved)
         if tokenizer is not None:
             tokenizer.save_pretrained(saved)
         reloaded, unused = load_with_report(
@@ -116,6 +116,21 @@ def _saving_fault(
         return tensor_fault(model, reloaded) or logits_fault(model, reloaded) or running_fault(reloaded)
     except Exception as error:  # whatever a broken model or its config raises, it is not to be saved
         return one_line(error)
+
+
+def _save(model: PreTrainedModel, folder: Path) -> None:
+    """`save_pretrained`, with the generation config just as it is.
+
+    transformers refuses to write one that was changed and has sampling settings without do_sample. Published
+    models have such settings, and training changes token ids.
+    """
+    own = model.generation_config
+    try:
+        model.generation_config = GenerationConfig()
+        model.save_pretrained(folder)
+    finally:
+        model.generation_config = own
+    own.to_json_file(folder / "generation_config.json", use_diff=True)
 
 
 def tying_fault(model: PreTrainedModel) -> str | None:
