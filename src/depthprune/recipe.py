@@ -4,7 +4,7 @@ import hashlib
 import json
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, SerializeAsAny
@@ -62,9 +62,9 @@ class Recipe(Settings):
     """A Jinja file, for `messages` where the tokenizer carries no chat template."""
     baseline: bool = False
     """Also train the whole model the same way: the fair control."""
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the checkpoints that are written; `auto` keeps the model's own."""
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32)
     keep_gradients: bool = False
     trust_remote_code: bool = False
 
@@ -103,11 +103,9 @@ def load_recipe(name_or_path: str | Path, /, **overrides: Any) -> Recipe:
     for key in sorted(overrides, key=lambda key: _chooses_method(key) is None):
         _override(values, key, overrides[key])
     for slot, (tag, methods) in SLOTS.items():
-        values[slot] = _slot(slot, tag, methods, values.get(slot, {}))
-    values["calibration_samples"] = build(
-        Calibration, values.get("calibration_samples", {}), "calibration_samples"
-    )
-    values["evaluation"] = build(Evaluation, values.get("evaluation", {}), "evaluation")
+        values[slot] = _slot(slot, tag, methods, values.get(slot))
+    for key, settings in (("calibration_samples", Calibration), ("evaluation", Evaluation)):
+        values[key] = build(settings, _mapping(key, values.get(key)), key)
     if isinstance(values.get("eval"), str):
         values["eval"] = (values["eval"],)
     recipe = build(Recipe, values)
@@ -138,7 +136,7 @@ def _read(name_or_path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise UserError(f"{path} is not YAML: {' '.join(str(problem).split())}") from None
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{path} holds no recipe: a mapping with the keys {', '.join(SLOTS)} is expected")
     return values
 
@@ -152,22 +150,36 @@ def _override(values: dict[str, Any], key: str, value: Any) -> None:
     slot = _chooses_method(key)
     if slot is not None:
         tag = SLOTS[slot][0]
-        if values.get(slot, {}).get(tag) != value:
+        if _mapping(slot, values.get(slot)).get(tag) != value:
             values[slot] = {tag: value}
         return
     *path, last = key.split(".")
     for part in path:
-        values = values.setdefault(part, {})
+        if values.get(part) is None:
+            values[part] = {}
+        values = values[part]
         if not isinstance(values, dict):
             raise UserError(f"{key}: {part} has no settings of its own")
     values[last] = value
 
 
-def _slot(slot: str, tag: str, methods: dict[str, Any], values: Any) -> Any:
-    if not isinstance(values, dict) or tag not in values:
+def _mapping(key: str, values: Any) -> dict[str, Any]:
+    """A part of a recipe as YAML gave it; a key with nothing behind it has no settings."""
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise UserError(
+            f"{key} is {values!r}: write its settings as a mapping, KEY: VALUE on lines of their own"
+        )
+    return values
+
+
+def _slot(slot: str, tag: str, methods: dict[str, Any], given: Any) -> Any:
+    values = _mapping(slot, given)
+    if tag not in values:
         raise UserError(f"{slot}.{tag} is missing: choose one of {', '.join(methods)}")
     method = values[tag]
-    if method not in methods:
+    if not isinstance(method, str) or method not in methods:
         close = get_close_matches(str(method), methods, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(methods)}"
         raise UserError(f"{slot}.{tag}: there is no {method!r}; {mend}")

@@ -66,9 +66,10 @@ class Plan:
 
 def parse_layers(layers: str | int | Iterable[int | str]) -> list[int]:
     """`"18-30"`, `"1,3,5-7"`, `[18, "20-22", -1]` → a list of integers; ranges include both ends."""
-    parts = str(layers).split(",") if isinstance(layers, str | int) else [str(part) for part in layers]
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        layers = str(layers).split(",")
     parsed: list[int] = []
-    for part in (part.strip() for part in parts):
+    for part in (str(part).strip() for part in layers):
         match = re.fullmatch(r"(\d+)-(\d+)|(-?\d+)", part)
         if match is None:
             raise UserError(f"layers {part!r}: write indices and inclusive ranges, such as 18-30 or 1,3,5-7")

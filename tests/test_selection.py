@@ -1,0 +1,198 @@
+import json
+
+import pytest
+import torch
+from tiny import tiny_model
+
+from depthprune import Plan, UserError, select_layers
+from depthprune.model.anatomy import parameters_per_layer
+from depthprune.model.surgery import remove_layers
+from depthprune.selection import Explicit, OneShot, count_from_ratio, explicit_plan, parse_layers
+
+
+def refused(message, function, *args, **kwargs):
+    """Calls and expects a refusal of one line with this text."""
+    with pytest.raises(UserError) as refusal:
+        function(*args, **kwargs)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "ratio, layers, count",
+    [
+        (0.25, 26, 6),  # 6.5 → even
+        (0.25, 30, 8),  # 7.5 → even
+        (0.4, 32, 13),
+        (0.25, 32, 8),
+        (0.125, 32, 4),
+        (0.3, 16, 5),
+        (0.07, 150, 10),  # 10.5; in floats 10.500000000000002
+        (0.35, 10, 4),  # 3.5
+        (1e-05, 50000, 0),
+    ],
+)
+def test_the_count_is_rounded_half_to_even_in_exact_arithmetic(ratio, layers, count):
+    assert count_from_ratio(ratio, layers) == count
+
+
+def test_the_lowest_scores_go():
+    plan = select_layers([5.0, 1.0, 3.0, 0.5, 4.0, 2.0, 9.0, 8.0], 0.375)
+    assert plan.removed == (1, 3, 5) and plan.kept == (0, 2, 4, 6, 7)
+    assert (plan.num_layers, plan.ratio, plan.selection) == (8, 0.375, "one-shot")
+
+
+def test_tensors_and_the_default_ratio():
+    assert select_layers(torch.arange(8.0)).removed == (0, 1)
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_ties_go_to_the_deeper_layer(count):
+    assert select_layers([1.0] * 8, num_removed=count).removed == tuple(range(8 - count, 8))
+
+
+def test_a_tie_at_the_edge_goes_to_the_deeper_layer():
+    assert select_layers([3, 1, 0, 1, 1, 2], num_removed=3).removed == (2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    "protect, removed",
+    [
+        ((), (0, 1)),
+        ((0, 1), (2, 3)),
+        ("0-2", (3, 4)),
+        ((0, -7), (2, 3)),
+        ([0, "1-3", -1], (4, 5)),
+        ("-8,1", (2, 3)),
+    ],
+)
+def test_protected_layers_stay(protect, removed):
+    assert select_layers(range(8), 0.25, protect).removed == removed
+
+
+def test_num_removed_takes_the_place_of_the_ratio():
+    assert select_layers(range(8), 0.5, num_removed=1).removed == (0,)
+
+
+def test_target_parameters_are_reached_with_as_few_layers_as_possible():
+    per_layer = [10, 20, 30, 40]
+    for target, removed in [(99, (3,)), (60, (3,)), (59, (2, 3)), (30, (2, 3)), (29, (1, 2, 3))]:
+        plan = select_layers([4, 3, 2, 1], target_parameters=target, parameters=(100, per_layer))
+        assert plan.removed == removed
+        assert 100 - sum(per_layer[i] for i in plan.removed) <= target
+
+
+def test_target_parameters_on_a_model():
+    model = tiny_model(layers=6)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    target = total - 2 * parameters_per_layer(model)[0]
+    for asked, count in [(target, 2), (target + 1, 2), (target - 1, 3)]:
+        plan = select_layers(
+            range(6), target_parameters=asked, parameters=(total, parameters_per_layer(model))
+        )
+        assert len(plan.removed) == count
+    remove_layers(model, select_layers(range(6), num_removed=2).removed)
+    assert sum(parameter.numel() for parameter in model.parameters()) == target
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.1, 1.5, float("nan")])
+def test_a_ratio_outside_zero_and_one_is_refused(ratio):
+    refused(f"ratio is {ratio}: it is the share of layers to remove", select_layers, range(8), ratio)
+
+
+def test_requests_that_no_plan_can_meet_are_refused():
+    refused("ratio 0.05 of 8 layers rounds to none", select_layers, range(8), 0.05)
+    refused("the smallest ratio that removes one is about 0.125", select_layers, range(8), 0.05)
+    refused("ratio 0.99 of 8 layers rounds to all of them", select_layers, range(8), 0.99)
+    refused("nothing says how much to remove", select_layers, range(8), None)
+    for count in (0, 8, -1):
+        refused(f"{count} of 8 layers cannot be removed", select_layers, range(8), num_removed=count)
+    refused("4 of 8 layers are to go but 5 are protected", select_layers, range(8), 0.5, "0-4")
+    refused("layer 8 is not in this model, whose layers are 0 to 7", select_layers, range(8), 0.5, (8,))
+    refused("layer -9 is not in this model", select_layers, range(8), 0.5, (-9,))
+    refused(
+        "the igia scores hold a value that is not finite", select_layers, [1, float("nan")], metric="igia"
+    )
+    refused("not finite", select_layers, [1, float("inf")])
+
+
+def test_target_parameters_that_cannot_be_met_are_refused():
+    counts = (100, [10, 20, 30])
+    refused("the model has 100 already", select_layers, range(3), target_parameters=100, parameters=counts)
+    refused("40 remain without any", select_layers, range(3), target_parameters=39, parameters=counts)
+    refused("3 of 3 layers cannot", select_layers, range(3), target_parameters=40, parameters=counts)
+    refused("pass parameters=(total, per layer)", select_layers, range(3), target_parameters=40)
+
+
+@pytest.mark.parametrize(
+    "text, layers",
+    [
+        ("18-21", [18, 19, 20, 21]),
+        ("1,3,5-7", [1, 3, 5, 6, 7]),
+        (" 1 , 2 ", [1, 2]),
+        ("-1", [-1]),
+        (-1, [-1]),
+        (4, [4]),
+        ([18, "20-22", -1], [18, 20, 21, 22, -1]),
+        ("5-5", [5]),
+        ((), []),
+        (range(2), [0, 1]),
+    ],
+)
+def test_layers_are_written_as_indices_and_inclusive_ranges(text, layers):
+    assert parse_layers(text) == layers
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "1-", "1--3", "1;2", "1.5", [1.5], None, True, 2.0, "1 - 3", [[1, 2]]]
+)
+def test_layers_that_cannot_be_read_are_refused(text):
+    refused("write indices and inclusive ranges, such as 18-30", parse_layers, text)
+
+
+def test_a_backward_range_is_refused():
+    refused("layers '30-18': the range runs backwards; write 18-30", parse_layers, "30-18")
+
+
+@pytest.mark.parametrize(
+    "settings, removed",
+    [
+        ({"remove": "2-4"}, (2, 3, 4)),
+        ({"remove": [4, 2, 2]}, (2, 4)),
+        ({"remove": "-1,0"}, (0, 7)),
+        ({"keep": "0-4,7"}, (5, 6)),
+        ({"keep": [-1]}, (0, 1, 2, 3, 4, 5, 6)),
+    ],
+)
+def test_explicit_layers(settings, removed):
+    plan = explicit_plan(Explicit(**settings), 8, "none")
+    assert plan.removed == removed and plan.selection == "explicit"
+
+
+def test_explicit_layers_that_are_wrong_are_refused():
+    refused("takes either selection.remove or selection.keep", explicit_plan, Explicit(), 8, "none")
+    refused("takes either", explicit_plan, Explicit(remove="1", keep="2"), 8, "none")
+    refused("8 of 8 layers would go", explicit_plan, Explicit(remove="0-7"), 8, "none")
+    refused("0 of 8 layers would go", explicit_plan, Explicit(keep="0-7"), 8, "none")
+    refused("layer 8 is not in this model", explicit_plan, Explicit(remove="6-8"), 8, "none")
+
+
+def test_settings_parse_their_layers():
+    assert OneShot(protect="0-2,-1").protect == (0, 1, 2, -1)
+    refused("layers 'x'", OneShot, protect="x")
+
+
+def test_the_plan_in_json_has_the_keys_of_the_contract_and_comes_back():
+    plan = Plan(6, (2, 4), "igia", "one-shot", {4: 3, 2: 1}, ("a note",))
+    written = json.loads(json.dumps(plan.to_json()))
+    assert written == {
+        "num_layers": 6,
+        "removed": [2, 4],
+        "kept": [0, 1, 3, 5],
+        "merged_into": {"2": 1, "4": 3},
+        "ratio": 2 / 6,
+        "metric": "igia",
+        "selection": "one-shot",
+        "notes": ["a note"],
+    }
+    assert list(written["merged_into"]) == ["2", "4"]
+    assert Plan.from_json(written) == plan
