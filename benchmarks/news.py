@@ -22,7 +22,7 @@ TUNING = {
     "training.learning_rate": 6e-4,
     "training.per_device_train_batch_size": 32,
     "training.gradient_accumulation_steps": 1,
-    "training.max_steps": 130,
+    "training.max_steps": 64,
     "training.train_sampling_strategy": "group_by_length",
     "training.save_steps": 0.5,
 }

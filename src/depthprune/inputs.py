@@ -1,21 +1,23 @@
 """What a run reads, loaded and checked before anything is computed or written."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PretrainedConfig
 
 from depthprune.data.calibration import calibration_batches
+from depthprune.data.chat import load_chat_template
 from depthprune.data.examples import Examples, load_examples
 from depthprune.data.split import split_off
 from depthprune.data.tokens import encode
 from depthprune.errors import UserError
 from depthprune.importance.igia import Igia
 from depthprune.model.anatomy import decoder_layers, parameters_per_layer
-from depthprune.model.loading import load_config, load_tokenizer
+from depthprune.model.loading import load_config, load_tokenizer, local_folder
+from depthprune.model.shards import read_shards
 from depthprune.model.skeleton import skeleton
+from depthprune.model.traits import pruned_config
 from depthprune.recipe import Recipe
 from depthprune.selection import Explicit, KeepAll, OneShot, Plan, explicit_plan, select_layers
 from depthprune.training import NoTraining
@@ -111,6 +113,8 @@ def load_inputs(recipe: Recipe) -> Inputs:
     if recipe.calibration is None and needs == "calibration":
         raise UserError(f"no calibration data, which {_metric(recipe)} needs: give a file with --calibration")
     config = load_config(recipe.model, recipe.trust_remote_code)
+    if (folder := local_folder(recipe.model)) is not None:
+        read_shards(folder)
     train, evals = _datasets(recipe)
     inputs = Inputs(
         recipe,
@@ -120,7 +124,7 @@ def load_inputs(recipe: Recipe) -> Inputs:
         train,
         evals,
         load_examples(recipe.calibration) if recipe.calibration else None,
-        _chat_template(recipe.chat_template),
+        load_chat_template(recipe.chat_template) if recipe.chat_template else None,
     )
     _try(inputs, trains)
     return inputs
@@ -144,19 +148,13 @@ def _datasets(recipe: Recipe) -> tuple[Examples | None, tuple[Examples, ...]]:
     return train, (held_out,)
 
 
-def _chat_template(path: str | None) -> str | None:
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such chat template; give a Jinja file with --chat-template")
-    return Path(path).read_text(encoding="utf-8")
-
-
 def _try(inputs: Inputs, trains: bool) -> None:
     """Fails now on what would otherwise fail after hours: the plan's arithmetic and the rows' tokens."""
     recipe = inputs.recipe
     if not isinstance(recipe.selection, KeepAll):
-        inputs.plan([0.0] * inputs.num_layers, _metric(recipe))
+        plan = inputs.plan([0.0] * inputs.num_layers, _metric(recipe))
+        if isinstance(recipe.selection, Explicit):
+            pruned_config(inputs.config, plan.removed)
     if isinstance(recipe.importance, Igia):
         inputs.encoded(recipe.importance.max_length)
     if trains:

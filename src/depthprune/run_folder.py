@@ -4,12 +4,23 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from depthprune.errors import UserError
 
 OWN = "depthprune"
+
+STAGES = ("score", "select", "prune", "train", "baseline", "evaluate")
+_ARTIFACTS = {
+    "score": "scores.json",
+    "select": "plan.json",
+    "prune": "pruned",
+    "train": "tuned",
+    "baseline": "baseline",
+    "evaluate": "eval.json",
+}
 
 
 class RunFolder:
@@ -47,31 +58,37 @@ class RunFolder:
         """The JSON of `depthprune/<name>`."""
         return json.loads((self.own / name).read_text())
 
-    def is_done(self, stage: str, digest: str) -> bool:
+    def is_done(self, stage: str, digest: str | None) -> bool:
         """Whether the stage's artifact stands there and came from the same recipe and data."""
-        if not (self.own / "stages.json").is_file():
-            return False
-        return (
-            self.read("stages.json").get(stage, {}).get("digest") == digest and self.artifact(stage).exists()
-        )
+        stamp = self.read("stages.json").get(stage)
+        return stamp is not None and stamp["digest"] == digest and self.artifact(stage).exists()
 
     def finish(self, stage: str, digest: str, cost: dict[str, Any]) -> None:
-        """Stamps a stage whose artifact is complete."""
+        """Stamps a stage whose artifact is complete; a checkpoint becomes the model that the folder is."""
         self.write("stages.json", {**self.read("stages.json"), stage: {"digest": digest, **cost}})
+        if stage in ("prune", "train"):
+            self._publish()
+
+    def forget(self, stages: Iterable[str]) -> None:
+        """Removes the artifacts and stamps of stages that another recipe or other data left here."""
+        stamps = self.read("stages.json")
+        stale = [stage for stage in stages if stage in stamps]
+        if not stale:
+            return
+        self.write("stages.json", {stage: stamp for stage, stamp in stamps.items() if stage not in stale})
+        for stage in stale:
+            artifact = self.artifact(stage)
+            if artifact.is_dir():
+                shutil.rmtree(artifact)
+            else:
+                artifact.unlink(missing_ok=True)
+        if "prune" in stale:
+            (self.own / "recovery.json").unlink(missing_ok=True)
+        self._publish()
 
     def artifact(self, stage: str) -> Path:
         """Where a stage leaves its result."""
-        return (
-            self.own
-            / {
-                "score": "scores.json",
-                "select": "plan.json",
-                "prune": "pruned",
-                "baseline": "baseline",
-                "train": "tuned",
-                "evaluate": "eval.json",
-            }[stage]
-        )
+        return self.own / _ARTIFACTS[stage]
 
     @property
     def gradients(self) -> Path:
@@ -84,17 +101,22 @@ class RunFolder:
         folder.mkdir(parents=True)
         return folder
 
-    def publish(self, checkpoint: Path) -> None:
-        """Makes `checkpoint` the model that the run folder is; by hard links, so it takes no second place."""
-        names = {path.name for path in checkpoint.iterdir() if path.is_file()}
-        for path in checkpoint.iterdir():
-            if path.is_file():
-                beside = self.root / f".{path.name}.partial"
-                beside.unlink(missing_ok=True)
-                _link_or_copy(path, beside)
-                beside.replace(self.root / path.name)
-        for stale in self.root.glob("*.safetensors*"):
-            if stale.name not in names:
+    def _publish(self) -> None:
+        """Makes the newest checkpoint the model that the run folder is, or leaves none where there is none.
+
+        By hard links, so it takes no second place on the disk.
+        """
+        stamps = self.read("stages.json")
+        newest = [self.artifact(stage) for stage in ("train", "prune") if stage in stamps][:1]
+        files = [path for checkpoint in newest for path in checkpoint.iterdir() if path.is_file()]
+        for path in files:
+            beside = self.root / f".{path.name}.partial"
+            beside.unlink(missing_ok=True)
+            _link_or_copy(path, beside)
+            beside.replace(self.root / path.name)
+        names = {path.name for path in files}
+        for stale in self.root.iterdir():
+            if stale.is_file() and stale.name not in names:
                 stale.unlink()
 
 

@@ -68,8 +68,8 @@ TRAININGS: dict[str, type[Lora] | type[Full] | type[NoTraining]] = {
 def training_dtype(settings: TrainerSettings, checkpoint: torch.dtype) -> torch.dtype:
     """The dtype to load weights in for training.
 
-    Trained weights are float32, since bf16 loses updates of a small learning rate. Frozen ones under LoRA keep
-    the checkpoint's dtype on an accelerator; on a CPU bf16 products are several times slower than float32.
+    Trained weights are float32, since bf16 loses updates of a small learning rate. Frozen ones under LoRA
+    keep the checkpoint's dtype on an accelerator; on a CPU bf16 is several times slower than float32.
     """
     if isinstance(settings, LoraSettings) and torch.accelerator.is_available():
         return checkpoint
@@ -85,10 +85,10 @@ def sft_trainer(
     seed: int,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> "SFTTrainer":
-    """An SFTTrainer over tokenised rows (`input_ids`, and `completion_mask` where there is a completion).
+    """An SFTTrainer over tokenised rows: `input_ids`, and `completion_mask` where there is a completion.
 
-    With `LoraSettings` the model gets adapters; otherwise all of it trains. TRL changes the model's config and
-    its `forward`: wrap the training in `untouched`.
+    With `LoraSettings` the model gets adapters; otherwise all of it trains. TRL changes the model's config
+    and its `forward`: wrap the training in `untouched`.
     """
     from trl import SFTTrainer
 
