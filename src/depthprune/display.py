@@ -88,19 +88,34 @@ def show_methods(as_json: bool) -> None:
     found = []
     for name in recipe_names():
         recipe = load_recipe(name)
-        slots = {
-            "recipe": name,
-            "importance": recipe.importance.model_dump()["metric"],
-            "selection": recipe.selection.method,
-            "recovery": recipe.recovery.model_dump()["method"],
-            "training": recipe.training.method,
-        }
-        metric = METRICS[slots["importance"]]
-        found.append({**slots, "needs": metric.needs, "scoring cost": metric.cost, "paper": metric.paper})
+        importance = recipe.importance.model_dump()["metric"]
+        found.append(
+            {
+                "recipe": name,
+                "importance": importance,
+                "selection": recipe.selection.method,
+                "recovery": recipe.recovery.model_dump()["method"],
+                "training": recipe.training.method,
+                "needs": METRICS[importance].needs,
+                "scoring cost": METRICS[importance].cost,
+                "paper": METRICS[importance].paper,
+            }
+        )
     if as_json:
         _print_json({"recipes": found, "metrics": list(METRICS), "recoveries": list(RECOVERIES)})
-    else:
-        _table(list(found[0]), [list(map(str, row.values())) for row in found])
+        return
+    slots = ("importance", "selection", "recovery", "training")
+    rows = [
+        [
+            row["recipe"],
+            " → ".join(row[slot] for slot in slots),
+            row["needs"],
+            row["scoring cost"],
+            row["paper"],
+        ]
+        for row in found
+    ]
+    _table(["recipe", "importance → selection → recovery → training", "needs", "scoring", "paper"], rows)
 
 
 def _scores(scores: dict[str, Any]) -> None:
@@ -111,7 +126,9 @@ def _scores(scores: dict[str, Any]) -> None:
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> None:
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -46,7 +46,7 @@ def run(recipe: Recipe, output: str | Path, until: str = "evaluate") -> Path:
     try:
         _run_stages(job, until)
     except UserError:
-        if created is not None and not folder.read("stages.json"):
+        if created is not None and not _worth_keeping(job):
             shutil.rmtree(created)
         raise
     return folder.root
@@ -56,6 +56,12 @@ def evaluate_model(recipe: Recipe) -> dict[str, Any]:
     """The recipe's model on its evaluation data, in the form of `eval.json`; writes nothing."""
     job = Job(load_inputs(recipe), RunFolder("."), PartialState())
     return {"rows": {Path(str(recipe.model)).name: job.evaluate_row(str(recipe.model))}}
+
+
+def _worth_keeping(job: Job) -> bool:
+    """Whether a stage is done that took more than the recipe to do."""
+    cheap = {"score", "select"} if job.recipe.importance.needs == "nothing" else set()
+    return bool(job.folder.read("stages.json").keys() - cheap)
 
 
 def _run_stages(job: Job, until: str) -> None:
