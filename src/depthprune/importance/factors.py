@@ -8,8 +8,8 @@ from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-# Rows of ∇B·∇A formed at once are bounded by this many elements (64 MB in fp32).
-_BLOCK_ELEMENTS = 16 * 2**20
+# ∇B·∇A is formed this many elements at a time: 1 MB stays in a core's cache, 64 MB took 2.8 times as long.
+_BLOCK_ELEMENTS = 2**18
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class FactorPair:
         cancel to 1e-3. MPS has no float64.
         """
         b, a = self.split(torch.float32 if self.a.device.type == "mps" else torch.float64)
-        return ((b.mT @ b) * (a @ a.mT)).sum(dim=(-2, -1)).clamp(min=0)
+        if self.experts is None:
+            b, a = b[0], a[0]  # a plain matrix product is faster than a batch of one
+        return ((b.mT @ b) * (a @ a.mT)).sum(dim=(-2, -1)).clamp(min=0).reshape(-1)
 
 
 def find_adapters(model: torch.nn.Module) -> dict[str, LoraLayer]:
