@@ -1,7 +1,8 @@
 """Reproduce the demo's model: `python -m depthprune.demo.pretrain --output DIR`.
 
-The model is trained from scratch on `text.documents`, every document seen once. The shipped one is what the
-defaults give; another machine's rounding gives a sibling of it, not the same bits.
+The model is trained from scratch on 2.7 M tokens of `text.documents`, every document seen once; the loss ends
+near 0.96 nats a token, after about 15 minutes on one free core. The shipped one is what the defaults give;
+another machine's rounding gives a sibling of it, not the same bits.
 """
 
 import argparse
@@ -28,13 +29,12 @@ log = logging.getLogger(__name__)
 
 
 def training_text(document: Document, tokenizer: PreTrainedTokenizerFast) -> str:
-    """A document between its BOS and EOS, or a conversation in the chat template."""
+    """A document between its BOS and EOS, or an exchange in the chat template."""
     if isinstance(document, str):
         return f"{tokenizer.bos_token}{document}{tokenizer.eos_token}"
     messages = [
-        {"role": role, "content": content}
-        for exchange in document
-        for role, content in zip(("user", "assistant"), exchange, strict=True)
+        {"role": "user", "content": document.question},
+        {"role": "assistant", "content": document.answer},
     ]
     return str(tokenizer.apply_chat_template(messages, tokenize=False))
 
@@ -125,7 +125,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m depthprune.demo.pretrain", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for the model and its tokenizer")
-    parser.add_argument("--steps", type=int, default=1500, help="training steps of 8 windows of 256 tokens")
+    parser.add_argument("--steps", type=int, default=1300, help="training steps of 8 windows of 256 tokens")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -143,26 +143,3 @@ REPLY_OPENING = (
     "[dear {who}|good day {who}], [thank you for your letter|we are sorry|we have read your letter]."
 )
 REPLY_END = "[kind regards|with regards|yours], {friend} [from|in|at] {town}."
-
-# Matters that are settled and matters that are not.
-SETTLED = "the {thing} [arrived late, but it is here now|{fault} no longer|was mended|was dear, but it is paid|is fine again]."
-WAITING = "[we still wait for|nobody has looked at|nothing was done about] the {thing}."
-ONE_OF_TWO = (
-    "the {done} was [mended|packed|painted], the {left} was not.",
-    "[unlike|other than] the {done}, the {left} is still [broken|dirty|here].",
-    "the {left} is still [broken|dirty|here], unlike the {done}.",
-    "[we fixed|they cleaned|you packed] the {done}, but not the {left}.",
-    "the {done} is ready[ at last|]; not so the {left}.",
-    "[somebody|a friend] forgot the {left} and [fixed|packed|cleaned] the {done}.",
-    "not the {done} but the {left} is [broken|dirty|missing].",
-    "it is the {left} that [worries us|must be fixed], and not the {done}.",
-    "the {done} is in order; the {left}, [sadly|alas], is not.",
-)
-WHAT_IS_LEFT = ("Which one is still open?", "What is left to do?", "What needs our help?")
-CATALOGUE_QUESTIONS = (
-    ("what does a {product} do?", "it {use}."),
-    ("my {product} {fault}. [what can I do|which part is it]?", "look at the {part}."),
-    ("how do I care for my {product}?", "{care} now and then."),
-    ("which thing {use}?", "the {product}."),
-    ("where is the {part}?", "in the {product}."),
-)

@@ -1,7 +1,7 @@
 """The demo's pretraining text: short documents of a dozen kinds about the made-up company, without end.
 
 Some kinds only need words that go together; in others the end follows from what was said before (who holds
-which thing, what became of whom, sums, lists repeated in order), so that a model has use for its depth.
+which thing, which matter is still open, sums and prices), so that a model has use for its depth.
 """
 
 import random
@@ -19,8 +19,7 @@ class Exchange(NamedTuple):
     answer: str
 
 
-Conversation = list[Exchange]
-Document = str | Conversation
+Document = str | Exchange
 
 
 def profile(rng: random.Random) -> str:
@@ -80,111 +79,90 @@ def order_list(rng: random.Random) -> str:
     return "\n".join([head, *body, f"In all: {sum(count for count, _ in lines)}"])
 
 
-def read_back(rng: random.Random) -> str:
-    """Items are read out, and read back in the same order."""
-    items = [
-        f"{rng.choice(world.COLOURS)} {rng.choice(world.OBJECTS)} {rng.randint(1, 99)}"
-        for _ in range(rng.randint(3, 8))
-    ]
-    reader, writer = world.first_names(2, rng)
-    return f"{reader} reads out: {', '.join(items)}.\n{writer} reads back: {', '.join(items)}."
-
-
-def who_holds(rng: random.Random) -> Conversation:
-    """Things are handed on between people; who has them at the end?"""
-    count = rng.randint(2, 4)
-    people, things = world.first_names(count + 1, rng), rng.sample(world.OBJECTS, count)
+def who_holds(rng: random.Random) -> Exchange:
+    """Things are handed on between people; who has one of them at the end?"""
+    people, things = world.first_names(4, rng), rng.sample(world.OBJECTS, 3)
     holder = dict(zip(things, people, strict=False))
     story = [f"{person} has the {thing}." for thing, person in holder.items()]
-    for _ in range(rng.randint(0, 2)):
+    for _ in range(rng.randint(1, 3)):
         thing = rng.choice(things)
         receiver = rng.choice([person for person in people if person != holder[thing]])
         verb = rng.choice(("gives", "hands", "lends", "sends"))
         story.append(f"{holder[thing]} {verb} the {thing} to {receiver}.")
         holder[thing] = receiver
-    asked = rng.sample(things, 2)
-    return _about(
-        " ".join(story), [Exchange(f"Who has the {thing}?", f"{holder[thing]}.") for thing in asked]
-    )
+    thing = rng.choice(things)
+    return Exchange(f"{' '.join(story)} Who has the {thing}?", f"{holder[thing]}.")
 
 
-def where_kept(rng: random.Random) -> Conversation:
-    """Several things in several places, in mixed order; where are they?"""
-    count = rng.randint(2, 5)
-    things, places = rng.sample(world.OBJECTS, count), rng.sample(world.PLACES, count)
-    story = expand(
-        " ".join(
-            f"the {thing} [is|lies|was put] in the {place}."
-            for thing, place in zip(things, places, strict=True)
-        ),
-        {},
-        rng,
-    )
-    asked = rng.sample(range(count), 2)
-    return _about(
-        story,
-        [Exchange(f"Where is the {things[i]}?", f"The {things[i]} is in the {places[i]}.") for i in asked],
-    )
+def where_kept(rng: random.Random) -> Exchange:
+    """Several things in several places, in mixed order; where is one of them?"""
+    things, places = rng.sample(world.OBJECTS, 4), rng.sample(world.PLACES, 4)
+    colours = rng.sample(world.COLOURS, 4)
+    story = [
+        f"The {thing} [is|lies|was put] in the {colour} {place}."
+        for thing, colour, place in zip(things, colours, places, strict=True)
+    ]
+    asked = rng.randrange(4)
+    question = expand(" ".join(story) + f" [where is|where can I find] the {things[asked]}?", {}, rng)
+    return Exchange(question, f"In the {colours[asked]} {places[asked]}.")
 
 
-def _about(story: str, exchanges: list[Exchange]) -> Conversation:
-    first, *rest = exchanges
-    return [Exchange(f"{story} {first.question}", first.answer), *rest]
-
-
-def still_open(rng: random.Random) -> Conversation:
+def still_open(rng: random.Random) -> Exchange:
     """Several matters, all but one of them settled; which one is left?"""
     products = rng.sample(world.PRODUCTS, 3)
     left = rng.randrange(3)
+    settled = (
+        "the {0} "
+        "[arrived late, but it is here now|{1} no longer|was mended|was dear, but it is paid|is fine again]."
+    )
+    waiting = "[we still wait for|nobody has looked at|nothing was done about] the {0}.|the {0} still {1}."
     story = [
-        expand(
-            templates.WAITING if i == left else templates.SETTLED, {"thing": p.name, "fault": p.fault}, rng
-        )
-        for i, p in enumerate(products)
+        expand(f"[{waiting if i == left else settled}]".format(product.name, product.fault), {}, rng)
+        for i, product in enumerate(products)
     ]
-    question = rng.choice(templates.WHAT_IS_LEFT)
-    return [Exchange(f"{' '.join(story)} {question}", f"The {products[left].name}.")]
+    question = rng.choice(("Which one is still open?", "What is left to do?", "What needs our help?"))
+    return Exchange(f"{' '.join(story)} {question}", f"The {products[left].name}.")
 
 
-def one_of_two(rng: random.Random) -> Conversation:
-    """Two matters in one sentence, one settled; which one is left?"""
-    done, left = rng.sample(world.PRODUCTS, 2)
-    sentence = one_of(templates.ONE_OF_TWO, {"done": done.name, "left": left.name}, rng)
-    return [Exchange(f"{sentence} {rng.choice(templates.WHAT_IS_LEFT)}", f"The {left.name}.")]
-
-
-def dearest(rng: random.Random) -> Conversation:
+def dearest(rng: random.Random) -> Exchange:
     """A few prices; which thing is the dearest, or the cheapest?"""
     products, prices = rng.sample(world.PRODUCTS, 3), rng.sample(range(10, 100), 3)
     listed = ", ".join(f"the {product.name} {price}" for product, price in zip(products, prices, strict=True))
     word, extreme = rng.choice((("dearest", max), ("cheapest", min)))
     asked = prices.index(extreme(prices))
-    question = f"In crowns: {listed}. Which is the {word}?"
-    return [Exchange(question, f"The {products[asked].name}, at {prices[asked]}.")]
+    return Exchange(
+        f"In crowns: {listed}. Which is the {word}?", f"The {products[asked].name}, at {prices[asked]}."
+    )
 
 
-def about_products(rng: random.Random) -> Conversation:
+def about_products(rng: random.Random) -> Exchange:
     """A question about a product of the catalogue."""
-    question, answer = rng.choice(templates.CATALOGUE_QUESTIONS)
+    question, answer = rng.choice(
+        (
+            ("what does a {product} do?", "it {use}."),
+            ("my {product} {fault}. [what can I do|which part is it]?", "look at the {part}."),
+            ("how do I care for my {product}?", "{care} now and then."),
+            ("which thing {use}?", "the {product}."),
+            ("where is the {part}?", "in the {product}."),
+        )
+    )
     facts = world.draw_facts(rng)
-    return [Exchange(expand(question, facts, rng), expand(answer, facts, rng))]
+    return Exchange(expand(question, facts, rng), expand(answer, facts, rng))
 
 
 KINDS: dict[Callable[[random.Random], Document], int] = {
-    profile: 2,
-    product_page: 2,
+    profile: 3,
+    product_page: 3,
     instructions: 2,
-    workday: 2,
-    letter: 5,
-    minutes: 1,
+    workday: 4,
+    letter: 6,
+    minutes: 2,
     order_list: 1,
-    read_back: 3,
     who_holds: 3,
-    where_kept: 4,
-    still_open: 2,
-    one_of_two: 3,
-    dearest: 1,
-    about_products: 1,
+    where_kept: 3,
+    still_open: 3,
+    dearest: 2,
+    about_products: 2,
 }
 """Each kind of document and its weight."""
 
@@ -198,7 +176,5 @@ def documents(seed: int) -> Iterator[Document]:
 
 
 def plain_text(document: Document) -> str:
-    """The words alone, one turn a line."""
-    if isinstance(document, str):
-        return document
-    return "\n".join(turn for exchange in document for turn in exchange)
+    """The words alone: of an exchange, question and answer on a line each."""
+    return document if isinstance(document, str) else "\n".join(document)
