@@ -3,7 +3,7 @@
     python benchmarks/igia.py
 
 1. Seconds: the scores of one layer at half of Llama-3-8B's shape over t = 40 steps, both ways in turn.
-   The materialised way depends on how the memory allocator is set: `make` sets it for speed, a shell does not.
+   The materialised way depends on the allocator's settings: `make` chooses them for speed, a shell does not.
 2. Memory: what each way adds to the process's peak, in a process of its own (Linux only, read from /proc).
 3. A LoRA training step with the recorder, spooling to disk, against one without, every other step of one run.
 4. Seconds to rebuild F_W of one 14336×4096 weight from its spooled pairs, and to find its top 20 %.
