@@ -1,10 +1,10 @@
-"""GradPruner against its controls on AG News topics: three seeds, 25 % and 40 %, every model tuned the same way.
+"""GradPruner against its controls on AG News topics: three seeds, 25 % and 40 %, all tuned alike.
 
-    python benchmarks/news.py --model ../shared/lab/model --data ../shared/lab/data/news --output out/news-table
-    python benchmarks/news.py --output out/news-table --table
+    python benchmarks/news.py --model ../shared/lab/model --data ../shared/lab/data/news
+    python benchmarks/news.py --table
 
-Each cell is an ordinary run in a folder of its own. Called again, the script goes on where it was; with `--table`
-it prints what is there, and says what is missing.
+Each cell is an ordinary run in a folder of its own. Called again, the script goes on where it was; with
+`--table` it prints what is there, and says what is missing.
 """
 
 import argparse
@@ -116,8 +116,8 @@ def _line(name: str, ratio: float | None, rows: list[dict[str, Any]]) -> str:
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     removed = ", ".join(map(str, next(iter(rows))["removed"])) or "–"
     each = ", ".join(f"{value:.3f}" for value in values)
-    mean = f"{statistics.mean(values):.3f}{spread}"
-    return f"| {title} | {rows[0]['layers']} | {rows[0]['parameters'] / 1e6:.2f} M | {mean} | {each} | {removed} |"
+    mean, size = f"{statistics.mean(values):.3f}{spread}", f"{rows[0]['parameters'] / 1e6:.2f} M"
+    return f"| {title} | {rows[0]['layers']} | {size} | {mean} | {each} | {removed} |"
 
 
 def main() -> None:

@@ -119,6 +119,19 @@ def test_another_plan_records_the_gradients_again(tmp_path):
     assert_same_weights(folder, whole)
 
 
+def test_what_a_changed_recipe_makes_stale_goes_and_the_users_own_files_stay(tmp_path):
+    folder = run(recipe(tmp_path), tmp_path / "out")
+    (folder / "notes.txt").write_text("mine")
+    run(recipe(tmp_path, **{"training.method": "none"}), folder, until="prune")
+    assert_same_weights(folder, folder / "depthprune" / "pruned")
+    assert not (folder / "depthprune" / "tuned").exists()
+    assert not (folder / "depthprune" / "eval.json").exists()
+    run(recipe(tmp_path, **{"importance.norm": "frobenius"}), folder, until="score")
+    assert not (folder / "model.safetensors").exists()
+    assert not (folder / "depthprune" / "plan.json").exists()
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
 COMMAND = """
 import sys
 from pathlib import Path

@@ -140,7 +140,7 @@ def prune(
     from depthprune.selection import parse_layers
 
     prune_files(model, parse_layers(remove), output)
-    typer.echo(f"{output}: written")
+    typer.echo(f"{output}: written; `depthprune verify {output}` loads it and checks that it works")
 
 
 @app.command()

@@ -114,10 +114,13 @@ class RunFolder:
             beside.unlink(missing_ok=True)
             _link_or_copy(path, beside)
             beside.replace(self.root / path.name)
-        names = {path.name for path in files}
-        for stale in self.root.iterdir():
-            if stale.is_file() and stale.name not in names:
-                stale.unlink()
+        names = [path.name for path in files]
+        record = self.own / "published.json"
+        before = self.read(record.name) if record.exists() else []
+        card = [] if names else ["README.md"]
+        for stale in {*before, *card} - set(names):
+            (self.root / stale).unlink(missing_ok=True)
+        self.write(record.name, names)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""The demo: tune a small model for a task it has not seen, prune it by 40 %, and compare with the controls."""
+"""The demo: tune a small model for a task it has not seen, prune it by 40 %, and compare."""
 
 import logging
 from pathlib import Path
