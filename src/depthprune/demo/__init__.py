@@ -11,5 +11,5 @@ __all__ = ["demo_model", "tickets", "write_tickets"]
 
 
 def demo_model() -> Path:
-    """The folder of the model that comes with the package: 12 layers, 2.6 M parameters, bf16."""
+    """The folder of the model that comes with the package: 12 layers, 2.8 M parameters, bf16."""
     return Path(__file__).parent / "model"

@@ -123,7 +123,7 @@ def tickets(count: int, seed: int) -> list[Ticket]:
     return list(rows.values())
 
 
-def write_tickets(folder: Path, train: int = 800, test: int = 300, seed: int = 0) -> tuple[Path, Path]:
+def write_tickets(folder: Path, train: int = 4000, test: int = 300, seed: int = 0) -> tuple[Path, Path]:
     """Write `tickets-train.jsonl` and `tickets-test.jsonl`, which share no ticket, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = tickets(train + test, seed)
