@@ -14,10 +14,10 @@ log = logging.getLogger("depthprune")
 RATIO = 0.4
 TUNING = {
     "training.method": "full",
-    "training.learning_rate": 1e-3,
-    "training.per_device_train_batch_size": 32,
+    "training.learning_rate": 2e-3,
+    "training.per_device_train_batch_size": 16,
     "training.gradient_accumulation_steps": 1,
-    "training.num_train_epochs": 2,
+    "training.num_train_epochs": 1,
     "training.save_steps": 0.5,
 }
 
@@ -27,7 +27,7 @@ def run_demo(output: Path) -> dict[str, Any]:
 
     Called again, it goes on where it was, and prints the same table at once when all is there.
     """
-    train, test = write_tickets(output / "data")
+    train, test = write_tickets(output / "data", train=3000, test=300)
     tables = {}
     for recipe, title in (("gradpruner", "GradPruner"), ("reverse", "last layers cut")):
         log.info("── %s, %.0f %% of the layers ──", title, 100 * RATIO)
