@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_tokenizer import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from depthprune.recipe import Recipe, load_recipe
-from tests.tiny_tokenizer import tiny_tokenizer
 
 LAYERS = 6
 COLOURS = (" red", " green", " blue")

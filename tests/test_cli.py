@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import LAYERS, model_folder, rows, write_jsonl
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -19,7 +20,6 @@ from transformers import (
 )
 
 from depthprune.cli import main
-from tests.runs import LAYERS, model_folder, rows, write_jsonl
 
 SMALL = [
     "training.max_steps=3",

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import LAYERS, model_folder, recipe, rows, write_jsonl
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from depthprune import UserError, run, verify
 from depthprune.model.surgery import remove_layers
-from tests.runs import LAYERS, model_folder, recipe, rows, write_jsonl
 
 
 def own(folder: Path, name: str) -> dict:
@@ -136,7 +136,7 @@ COMMAND = """
 import sys
 from pathlib import Path
 from depthprune import run
-from tests.runs import recipe
+from runs import recipe
 run(recipe(Path(sys.argv[1]), **{"training.max_steps": 40, "training.method": "full"}), sys.argv[2])
 """
 
@@ -147,7 +147,7 @@ def test_killed_anywhere_and_called_again_it_ends_the_same(tmp_path, moment):
     recipe(tmp_path)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [sys.executable, "-c", COMMAND, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     subprocess.run([*command, str(whole)], check=True, env=environment)
     process = subprocess.Popen([*command, str(killed)], env=environment)
     while process.poll() is None and not any(moment in str(path) for path in killed.rglob("*")):

@@ -15,7 +15,7 @@ from pydantic import Field
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import lora_targets
+from depthprune.model.anatomy import layers_path, lora_targets
 from depthprune.settings import LoraSettings, Settings, TrainerSettings
 
 if TYPE_CHECKING:  # trl takes seconds to import, and only a run that trains needs it
@@ -77,7 +77,7 @@ def training_dtype(settings: TrainerSettings, checkpoint: torch.dtype) -> torch.
 
 
 def sft_trainer(
-    model: torch.nn.Module,
+    model: Any,
     tokenizer: Any,
     dataset: "Dataset",
     settings: TrainerSettings,
@@ -92,11 +92,13 @@ def sft_trainer(
     """
     from trl import SFTTrainer
 
+    if not hasattr(model, model.base_model_prefix):  # Llama 4's text model, whose backbone TRL looks up by it
+        model.base_model_prefix = layers_path(model).split(".")[0]
     lora = _lora_config(model, settings) if isinstance(settings, LoraSettings) else None
     model.requires_grad_(lora is None)
     trainer = SFTTrainer(
-        model=model,  # type: ignore[arg-type]
-        args=_trainer_arguments(settings, folder, seed, masked="completion_mask" in dataset.column_names),
+        model=model,
+        args=_trainer_arguments(model, settings, folder, seed, "completion_mask" in dataset.column_names),
         train_dataset=dataset,
         processing_class=copy.deepcopy(
             tokenizer
@@ -108,7 +110,7 @@ def sft_trainer(
     return trainer
 
 
-def _trainer_arguments(settings: TrainerSettings, folder: Path, seed: int, masked: bool) -> Any:
+def _trainer_arguments(model: Any, settings: TrainerSettings, folder: Path, seed: int, masked: bool) -> Any:
     from trl import SFTConfig
 
     accelerated = torch.accelerator.is_available()
@@ -120,11 +122,13 @@ def _trainer_arguments(settings: TrainerSettings, folder: Path, seed: int, maske
         else torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
     checkpointing = settings.gradient_checkpointing
+    balanced = hasattr(model.config.get_text_config(), "num_experts")
     return SFTConfig(
         output_dir=str(folder),
         **settings.model_dump(include=set(common)),
         max_length=None,  # the rows come truncated, and a row that would vanish has been reported
         completion_only_loss=masked,
+        router_aux_loss_coef=None if balanced else 0.0,  # TRL's balancing loss reads `num_experts`
         bf16=bf16,
         gradient_checkpointing=accelerated if checkpointing is None else checkpointing,
         use_cpu=not accelerated,
@@ -174,7 +178,7 @@ def untouched(model: Any) -> Iterator[None]:
     for live, saved in ((model.config.__dict__, config), (model.generation_config.__dict__, generation)):
         live.clear()
         live.update(saved)
-    for patched in ("forward", "_original_forward"):
+    for patched in ("forward", "_original_forward", "base_model_prefix"):
         vars(model).pop(patched, None)
     model.gradient_checkpointing_disable()
 

@@ -6,13 +6,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from tiny import tiny_batch
 from tiny_tokenizer import tiny_tokenizer
-from transformers import TrainerControl, TrainerState
 
 from depthprune.importance.igia import GradientRecorder, Igia
-from depthprune.model.anatomy import lora_targets
 from depthprune.training import sft_trainer
 
 # Every batch holds all rows unless a test says otherwise, so the Trainer's shuffling changes nothing.
@@ -50,24 +46,6 @@ def record(model, folder: Path, data=None, callbacks=(), spools=True, **settings
     first = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     trainer.train()
     return recorder, trainer, first
-
-
-def record_without_trainer(model, folder: Path, steps=4):
-    """The recorder under a plain loop, for a family that TRL cannot train; returns it and the PEFT model."""
-    targets = lora_targets(model)
-    lora = LoraConfig(r=3, target_modules=targets.target_modules, target_parameters=targets.target_parameters)
-    model = get_peft_model(model.requires_grad_(False), lora)
-    recorder = GradientRecorder(Igia(steps=steps), folder)
-    state, control = TrainerState(max_steps=20), TrainerControl()
-    recorder.on_train_begin(None, state, control, model=model)
-    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=1e-2)
-    batch = tiny_batch()
-    while not control.should_training_stop:
-        optimizer.zero_grad()
-        model(**batch, labels=batch["input_ids"]).loss.backward()
-        recorder.on_pre_optimizer_step(None, state, control, model=model)
-        optimizer.step()
-    return recorder, model
 
 
 def learning_rates(total, peak=SETTINGS["learning_rate"], warmup=0.03):

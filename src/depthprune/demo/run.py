@@ -27,7 +27,7 @@ def run_demo(output: Path) -> dict[str, Any]:
 
     Called again, it goes on where it was, and prints the same table at once when all is there.
     """
-    train, test = write_tickets(output / "data", train=3000, test=300)
+    train, test = write_tickets(output / "data")
     tables = {}
     for recipe, title in (("gradpruner", "GradPruner"), ("reverse", "last layers cut")):
         log.info("── %s, %.0f %% of the layers ──", title, 100 * RATIO)
