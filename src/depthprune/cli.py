@@ -282,6 +282,9 @@ def _quiet() -> None:
     logger = logging.getLogger("depthprune")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes of a launcher: the first one speaks
+        logger.setLevel(logging.ERROR)
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (open until the process ends)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     # Read by the libraries when they are imported; a user's own settings win.
