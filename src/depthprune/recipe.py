@@ -46,7 +46,7 @@ class Evaluation(Settings):
     """Longer rows are cut; by default the model's own context, at most 2048."""
     max_new_tokens: int = Field(64, ge=1)
     limit: int | None = Field(None, ge=1)
-    """Only the first rows of each dataset."""
+    """Only this many rows of each dataset, spread evenly over it."""
 
 
 class Recipe(Settings):

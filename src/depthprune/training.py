@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,15 +140,9 @@ def _trainer_arguments(model: Any, settings: TrainerSettings, folder: Path, seed
         save_strategy="steps" if fine_tuning else "no",
         save_steps=fine_tuning.save_steps if fine_tuning else 500,
         save_total_limit=2,  # one behind, should the newest be torn
-        disable_tqdm=not _interactive(),
+        disable_tqdm=not sys.stderr.isatty(),
         ddp_find_unused_parameters=False,
     )
-
-
-def _interactive() -> bool:
-    import sys
-
-    return sys.stderr.isatty()
 
 
 def _lora_config(model: torch.nn.Module, settings: LoraSettings) -> LoraConfig:
