@@ -7,7 +7,9 @@ from tiny import tiny_model
 from depthprune import Plan, UserError, select_layers
 from depthprune.model.anatomy import parameters_per_layer
 from depthprune.model.surgery import remove_layers
-from depthprune.selection import Explicit, OneShot, count_from_ratio, explicit_plan, parse_layers
+from depthprune.selection import Explicit, Iterative, OneShot, Sizes, count_from_ratio, parse_layers
+
+SIZES = Sizes(100, [10] * 8)
 
 
 def refused(message, function, *args, **kwargs):
@@ -94,9 +96,13 @@ def test_target_parameters_on_a_model():
     assert sum(parameter.numel() for parameter in model.parameters()) == target
 
 
-@pytest.mark.parametrize("ratio", [0, 1, -0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("ratio", [0, 1, -0.1, 1.5])
 def test_a_ratio_outside_zero_and_one_is_refused(ratio):
     refused(f"ratio is {ratio}: it is the share of layers to remove", select_layers, range(8), ratio)
+
+
+def test_a_ratio_that_is_no_number_is_refused():
+    refused("ratio is nan: input should be a finite number", select_layers, range(8), float("nan"))
 
 
 def test_requests_that_no_plan_can_meet_are_refused():
@@ -164,16 +170,16 @@ def test_a_backward_range_is_refused():
     ],
 )
 def test_explicit_layers(settings, removed):
-    plan = explicit_plan(Explicit(**settings), 8, "none")
+    plan = Explicit(**settings).rehearse(SIZES)
     assert plan.removed == removed and plan.selection == "explicit"
 
 
 def test_explicit_layers_that_are_wrong_are_refused():
-    refused("takes either selection.remove or selection.keep", explicit_plan, Explicit(), 8, "none")
-    refused("takes either", explicit_plan, Explicit(remove="1", keep="2"), 8, "none")
-    refused("8 of 8 layers would go", explicit_plan, Explicit(remove="0-7"), 8, "none")
-    refused("0 of 8 layers would go", explicit_plan, Explicit(keep="0-7"), 8, "none")
-    refused("layer 8 is not in this model", explicit_plan, Explicit(remove="6-8"), 8, "none")
+    refused("takes either selection.remove or selection.keep", Explicit().rehearse, SIZES)
+    refused("takes either", Explicit(remove="1", keep="2").rehearse, SIZES)
+    refused("8 of 8 layers would go", Explicit(remove="0-7").rehearse, SIZES)
+    refused("0 of 8 layers would go", Explicit(keep="0-7").rehearse, SIZES)
+    refused("layer 8 is not in this model", Explicit(remove="6-8").rehearse, SIZES)
 
 
 def test_settings_parse_their_layers():
@@ -196,3 +202,65 @@ def test_the_plan_in_json_has_the_keys_of_the_contract_and_comes_back():
     }
     assert list(written["merged_into"]) == ["2", "4"]
     assert Plan.from_json(written) == plan
+
+
+def rounds_of(selection, sizes, score):
+    """What a run writes: score the rest, drop the lowest, and again."""
+    rounds, removed = [], []
+    while not selection.is_done(removed, sizes):
+        scores = score(removed)
+        went = selection.next_layers(scores, removed, sizes)
+        rounds.append(
+            {"removed": went, "scores": [None if i in removed else s for i, s in enumerate(scores)]}
+        )
+        removed += went
+    return {"metric": "loss", "scores": rounds[0]["scores"], "rounds": rounds}
+
+
+def neighbours_matter(removed):
+    """Layer 3 is the least important, and its neighbours become the most important without it."""
+    scores = [5.0, 4.0, 1.5, 1.0, 1.6, 3.0, 2.0, 8.0]
+    return [s + 10 if {i - 1, i + 1} & set(removed) else s for i, s in enumerate(scores)]
+
+
+def test_each_round_sees_what_the_last_one_removed():
+    found = rounds_of(Iterative(ratio=0.375), SIZES, neighbours_matter)
+    assert [r["removed"] for r in found["rounds"]] == [[3], [6], [1]]
+    assert found["rounds"][1]["scores"][3] is None
+    plan = Iterative(ratio=0.375).plan(found, SIZES)
+    assert plan.removed == (1, 3, 6) and plan.selection == "iterative" and plan.metric == "loss"
+    assert OneShot(ratio=0.375).plan(found, SIZES).removed == (2, 3, 4)
+
+
+def test_a_step_removes_several_and_the_last_round_only_what_is_left():
+    rounds = rounds_of(Iterative(num_removed=5, step=2), SIZES, lambda _: list(range(8)))["rounds"]
+    assert [r["removed"] for r in rounds] == [[0, 1], [2, 3], [4]]
+
+
+def test_protected_layers_and_ties_hold_in_every_round():
+    rounds = rounds_of(Iterative(num_removed=3, protect="-1,5"), SIZES, lambda _: [0.0] * 8)["rounds"]
+    assert [r["removed"] for r in rounds] == [[6], [4], [3]]
+
+
+def test_rounds_end_when_the_target_is_reached():
+    sizes = Sizes(100, [5, 5, 10, 10, 10, 10, 20, 20])
+    found = rounds_of(Iterative(target_parameters=62, ratio=None, step=3), sizes, lambda _: list(range(8)))
+    assert [r["removed"] for r in found["rounds"]] == [[0, 1, 2], [3, 4]]
+    assert sum(sizes.per_layer[i] for i in Iterative().plan(found, sizes).removed) == 40
+
+
+def test_iterative_selection_is_refused_where_one_shot_would_be():
+    for settings, message in (
+        ({"ratio": 0.01}, "rounds to none"),
+        ({"num_removed": 8}, "8 of 8 layers cannot be removed"),
+        ({"num_removed": 4, "protect": "0-5"}, "4 of 8 layers are to go but 6 are protected"),
+        ({"protect": "9"}, "layer 9 is not in this model"),
+        ({"target_parameters": 200}, "the model has 100 already"),
+    ):
+        refused(message, Iterative(**settings).rehearse, SIZES)
+        refused(message, OneShot(**settings).rehearse, SIZES)
+
+
+def test_scores_that_are_not_finite_are_refused_in_any_round():
+    rounds = [{"removed": [1], "scores": [1.0, float("nan"), 2.0]}]
+    refused("not finite", Iterative().plan, {"metric": "m", "rounds": rounds}, Sizes(3, [1, 1, 1]))

@@ -26,9 +26,7 @@ def estimate_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
     """As `estimate`, for loaded inputs. Which layers go is not known yet: any of that number is taken."""
     recipe = inputs.recipe
     dtype = checkpoint_dtype(inputs.config)
-    removed = (
-        () if isinstance(recipe.selection, KeepAll) else inputs.plan([0.0] * inputs.num_layers, "–").removed
-    )
+    removed = () if isinstance(recipe.selection, KeepAll) else inputs.rehearsal().removed
     whole, left = remaining(inputs.skeleton, (), dtype), remaining(inputs.skeleton, removed, dtype)
     disk = {"pruned checkpoint": left["bytes"] if removed else 0}
     steps = {}

@@ -1,6 +1,7 @@
 """What a run reads, loaded and checked before anything is computed or written."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from depthprune.model.shards import read_shards
 from depthprune.model.skeleton import skeleton
 from depthprune.model.traits import pruned_config
 from depthprune.recipe import Recipe
-from depthprune.selection import Explicit, KeepAll, OneShot, Plan, explicit_plan, select_layers
+from depthprune.selection import Explicit, KeepAll, Plan, Sizes
 from depthprune.training import NoTraining
 
 
@@ -73,27 +74,21 @@ class Inputs:
             chat_template=self.chat_template,
         )
 
-    def plan(self, scores: list[float], metric: str) -> Plan:
-        """The plan that the recipe's selection makes of these scores."""
-        selection = self.recipe.selection
-        if isinstance(selection, Explicit):
-            plan = explicit_plan(selection, self.num_layers, metric)
-        else:
-            assert isinstance(selection, OneShot)
-            plan = self._one_shot(selection, scores, metric)
-        return self.recipe.recovery.plan_merges(plan, scores)
-
-    def _one_shot(self, selection: OneShot, scores: list[float], metric: str) -> Plan:
+    @cached_property
+    def sizes(self) -> Sizes:
+        """The model's parameters, in all and of each layer."""
         total = sum(parameter.numel() for parameter in self.skeleton.parameters())
-        return select_layers(
-            scores,
-            selection.ratio,
-            selection.protect,
-            num_removed=selection.num_removed,
-            target_parameters=selection.target_parameters,
-            parameters=(total, parameters_per_layer(self.skeleton)),
-            metric=metric,
-        )
+        return Sizes(total, parameters_per_layer(self.skeleton))
+
+    def plan(self, found: dict[str, Any]) -> Plan:
+        """The plan that the recipe's selection makes of `found`, the content of scores.json."""
+        plan = self.recipe.selection.plan(found, self.sizes)
+        return self.recipe.recovery.complete(plan, found["scores"])
+
+    def rehearsal(self) -> Plan:
+        """A plan of as many layers as will go; which ones they are is not known before the scores."""
+        plan = self.recipe.selection.rehearse(self.sizes)
+        return self.recipe.recovery.complete(plan, [0.0] * self.num_layers)
 
 
 def load_inputs(recipe: Recipe) -> Inputs:
@@ -110,8 +105,10 @@ def load_inputs(recipe: Recipe) -> Inputs:
             f"training.method={recipe.training.method}" if trains else f"importance.metric={_metric(recipe)}"
         )
         raise UserError(f"no training data, which {why} needs: give a file or a hub id with --train")
-    if recipe.calibration is None and needs == "calibration":
-        raise UserError(f"no calibration data, which {_metric(recipe)} needs: give a file with --calibration")
+    if recipe.calibration is None and recipe.train is None and (reader := _calibrates(recipe)):
+        raise UserError(
+            f"no calibration data, which {reader} needs: give a file with --calibration, or training data"
+        )
     config = load_config(recipe.model, recipe.trust_remote_code)
     if (folder := local_folder(recipe.model)) is not None:
         read_shards(folder)
@@ -123,11 +120,20 @@ def load_inputs(recipe: Recipe) -> Inputs:
         load_tokenizer(recipe.model, recipe.trust_remote_code),
         train,
         evals,
-        load_examples(recipe.calibration) if recipe.calibration else None,
+        load_examples(recipe.calibration) if recipe.calibration else train if _calibrates(recipe) else None,
         load_chat_template(recipe.chat_template) if recipe.chat_template else None,
     )
     _try(inputs, trains)
     return inputs
+
+
+def _calibrates(recipe: Recipe) -> str | None:
+    """The setting that reads calibration samples, if one does."""
+    if recipe.importance.needs in ("calibration", "gradients"):
+        return f"importance.metric={_metric(recipe)}"
+    if recipe.recovery.needs_calibration:
+        return f"recovery.method={recipe.recovery.model_dump()['method']}"
+    return None
 
 
 def _metric(recipe: Recipe) -> str:
@@ -152,7 +158,7 @@ def _try(inputs: Inputs, trains: bool) -> None:
     """Fails now on what would otherwise fail after hours: the plan's arithmetic and the rows' tokens."""
     recipe = inputs.recipe
     if not isinstance(recipe.selection, KeepAll):
-        plan = inputs.plan([0.0] * inputs.num_layers, _metric(recipe))
+        plan = inputs.rehearsal()
         if isinstance(recipe.selection, Explicit):
             pruned_config(inputs.config, plan.removed)
     if isinstance(recipe.importance, Igia):

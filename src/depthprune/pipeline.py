@@ -17,9 +17,13 @@ from depthprune.inputs import load_inputs
 from depthprune.recipe import Recipe
 from depthprune.report import environment, write_report
 from depthprune.run_folder import STAGES, RunFolder, fingerprint
+from depthprune.selection import Iterative
 from depthprune.stages import Job
 
 log = logging.getLogger("depthprune")
+
+WORTH_KEEPING = 60.0
+"""Seconds of work after which a folder stays though the user's input turns out to be wrong."""
 
 UNTIL = tuple(stage for stage in STAGES if stage != "baseline")
 
@@ -59,9 +63,8 @@ def evaluate_model(recipe: Recipe) -> dict[str, Any]:
 
 
 def _worth_keeping(job: Job) -> bool:
-    """Whether a stage is done that took more than the recipe to do."""
-    cheap = {"score", "select"} if job.recipe.importance.needs == "nothing" else set()
-    return bool(job.folder.read("stages.json").keys() - cheap)
+    """Whether the stages done so far took a time that nobody would like to spend again."""
+    return sum(stamp["seconds"] for stamp in job.folder.read("stages.json").values()) > WORTH_KEEPING
 
 
 def _run_stages(job: Job, until: str) -> None:
@@ -108,7 +111,8 @@ def _digests(job: Job) -> dict[str, str]:
     digests = {}
     last = _hash(common)
     if job.prunes:
-        digests["score"] = _hash(common, recipe.digest("importance", "calibration_samples"))
+        rounds = recipe.digest("selection") if isinstance(recipe.selection, Iterative) else None
+        digests["score"] = _hash(common, recipe.digest("importance", "calibration_samples"), rounds)
         digests["select"] = _hash(digests["score"], recipe.digest("selection", "recovery"))
         digests["prune"] = last = _hash(digests["select"])
     if job.trains:

@@ -14,7 +14,7 @@ from depthprune.importance import METRICS
 from depthprune.importance.base import MetricSettings
 from depthprune.recovery import RECOVERIES
 from depthprune.recovery.base import RecoverySettings
-from depthprune.selection import SELECTIONS, Explicit, KeepAll, OneShot
+from depthprune.selection import SELECTIONS, Iterative, SelectionSettings
 from depthprune.settings import Settings, build
 from depthprune.training import TRAININGS, Full, Lora, NoTraining
 
@@ -69,7 +69,7 @@ class Recipe(Settings):
     trust_remote_code: bool = False
 
     importance: SerializeAsAny[MetricSettings]
-    selection: SerializeAsAny[OneShot | Explicit | KeepAll]
+    selection: SerializeAsAny[SelectionSettings]
     recovery: SerializeAsAny[RecoverySettings]
     training: SerializeAsAny[Lora | Full | NoTraining]
     calibration_samples: Calibration = Calibration()
@@ -191,4 +191,9 @@ def _check_combination(recipe: Recipe) -> None:
         raise UserError(
             "recovery.method=same-sign-merge reads the gradients that importance.metric=igia records: "
             "choose both, or recovery.method=none"
+        )
+    if recipe.recovery.needs_gradients and isinstance(recipe.selection, Iterative):
+        raise UserError(
+            "recovery.method=same-sign-merge reads the gradients of one scoring run, and selection.method="
+            "iterative makes one a round: choose one-shot, or recovery.method=none"
         )

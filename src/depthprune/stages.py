@@ -1,27 +1,30 @@
 """What each stage of a run does: it reads the artifacts of the stages before and writes its own."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig
 
 from depthprune.cost import measured
 from depthprune.evaluation.evaluate import evaluate
-from depthprune.importance.igia import GradientRecorder, Igia
+from depthprune.importance.igia import Igia
 from depthprune.inputs import Inputs
+from depthprune.model.anatomy import decoder_layers
 from depthprune.model.loading import load_model
 from depthprune.model.skeleton import checkpoint_dtype
 from depthprune.model.surgery import remove_layers
 from depthprune.model.traits import pruned_config
 from depthprune.model.verify import save_verified
 from depthprune.recipe import Recipe
+from depthprune.recovery.base import Evidence
 from depthprune.run_folder import RunFolder
+from depthprune.scoring import score_model
 from depthprune.selection import KeepAll, Plan
-from depthprune.training import Full, Lora, NoTraining, fine_tune, sft_trainer, training_dtype, untouched
+from depthprune.training import Full, Lora, NoTraining, fine_tune, training_dtype
 from depthprune.training_log import LossLog
 
 
@@ -63,50 +66,19 @@ class Job:
 
     def score(self, digest: str) -> str:
         """Scores every layer by the recipe's metric → scores.json."""
-        metric: Any = self.recipe.importance
+        partial = f"rounds-{digest}.json"
         with measured() as cost:
-            found = self._score_in_training(metric) if isinstance(metric, Igia) else self._score(metric)
+            found = score_model(self, partial)
+        metric = self.recipe.importance.model_dump()["metric"]
         if self.state.is_main_process:
-            self.folder.write("scores.json", {"metric": metric.metric, **found, **cost, "rounds": []})
-        return f"{metric.metric} over {found['samples']} samples"
-
-    def _score(self, metric: Any) -> dict[str, Any]:
-        if metric.needs == "nothing":
-            return {"scores": metric(self.inputs.skeleton).tolist(), "samples": 0}
-        batches = self.inputs.batches()
-        scores = metric(self.load(str(self.recipe.model)), batches)
-        return {"scores": scores.tolist(), "samples": sum(len(batch["input_ids"]) for batch in batches)}
-
-    def _score_in_training(self, metric: Igia) -> dict[str, Any]:
-        model = self.load(str(self.recipe.model), training_dtype(metric, self.dtype))
-        recorder = GradientRecorder(metric, self._spool())
-        scratch = self.folder.own / "scoring"
-        rows = self.inputs.encoded(metric.max_length)
-        with untouched(model):
-            sft_trainer(
-                model, self.inputs.tokenizer, rows, metric, scratch, self.recipe.seed, [recorder]
-            ).train()
-        shutil.rmtree(scratch, ignore_errors=True)
-        batch = metric.per_device_train_batch_size * metric.gradient_accumulation_steps
-        return {
-            "scores": recorder.scores().tolist(),
-            "samples": len(recorder.course) * batch * self.state.num_processes,
-            "steps": len(recorder.course),
-            "course": [step.tolist() for step in recorder.course],
-            "scored": sorted(recorder.scored),
-        }
-
-    def _spool(self) -> Path | None:
-        if not self.recipe.keep_gradients and not self.recipe.recovery.needs_gradients:
-            return None
-        if self.state.is_main_process:
-            self.folder.fresh(self.folder.gradients)
-        return self.folder.gradients
+            self.folder.write("scores.json", {"metric": metric, **found, **cost})
+            (self.folder.own / partial).unlink(missing_ok=True)
+        rounds = f" in each of {len(found['rounds'])} rounds" if found["rounds"] else ""
+        return f"{metric} over {found['samples']} samples{rounds}"
 
     def select(self, digest: str) -> str:
         """Chooses the layers that go → plan.json."""
-        scores = self.folder.read("scores.json")
-        plan = self.inputs.plan(scores["scores"], scores["metric"])
+        plan = self.inputs.plan(self.folder.read("scores.json"))
         pruned_config(self.inputs.config, plan.removed)  # refuses what the family's config cannot say
         self.folder.write("plan.json", plan.to_json())
         removed = (
@@ -119,14 +91,17 @@ class Job:
         plan = Plan.from_json(self.folder.read("plan.json"))
         model = self.load(str(self.recipe.model), self.dtype)
         recovery: Any = self.recipe.recovery
-        report = recovery(model, plan, self.folder.gradients)
+        batches = self.inputs.batches() if recovery.needs_calibration else []
+        report = recovery(model, plan, Evidence(self.folder.gradients, batches))
         self.folder.write("recovery.json", {"method": recovery.method, **report})
         remove_layers(model, plan.removed)
         self._save(model, "prune")
         if not self.recipe.keep_gradients:
             shutil.rmtree(self.folder.gradients, ignore_errors=True)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        return f"leaves {len(plan.kept)} layers, {parameters:,} parameters"
+        changed = ", ".join(map(str, report["changed_layers"]))
+        repaired = f", changes layer {changed}" if changed else ""
+        return f"leaves {len(plan.kept)} layers, {parameters:,} parameters{repaired}"
 
     def train(self, digest: str) -> str:
         """Tunes the pruned model → the tuned checkpoint, metrics.jsonl."""
@@ -154,26 +129,37 @@ class Job:
         """Measures every model of the table → eval.json; a call that was killed goes on with the next row."""
         partial = f"eval-{digest}.json"
         rows = self.folder.read(partial) if (self.folder.own / partial).is_file() else {}
-        for name, path in self._rows().items():
+        for name, (path, removed) in self._rows().items():
             if name not in rows:
-                rows[name] = self.evaluate_row(path)
+                rows[name] = self.evaluate_row(path, removed)
                 self.folder.write(partial, rows)
         self.folder.write("eval.json", {"rows": rows})
         (self.folder.own / partial).unlink()
         return f"{len(rows)} models on {', '.join(examples.name for examples in self.inputs.evals)}"
 
-    def _rows(self) -> dict[str, str | Path]:
-        tuned = {"base+tuned" if not self.prunes else "pruned+tuned": self.folder.artifact("train")}
-        rows: dict[str, str | Path] = {"base": str(self.recipe.model)}
-        if self.prunes and self.trains and self.recipe.baseline:
-            rows["base+tuned"] = self.folder.artifact("baseline")
-        if self.prunes:
-            rows["pruned"] = self.folder.artifact("prune")
-        return {**rows, **tuned} if self.trains else rows
+    def _rows(self) -> dict[str, tuple[str | Path, tuple[int, ...]]]:
+        """The models of the table: a checkpoint, and layers of it to leave out.
 
-    def evaluate_row(self, path: str | Path) -> dict[str, Any]:
+        `pruned` is the bare cut; where a recovery changed weights of it, its checkpoint is `repaired`.
+        """
+        base = str(self.recipe.model)
+        rows: dict[str, tuple[str | Path, tuple[int, ...]]] = {"base": (base, ())}
+        if self.prunes and self.trains and self.recipe.baseline:
+            rows["base+tuned"] = self.folder.artifact("baseline"), ()
+        if self.prunes and self.folder.read("recovery.json")["changed_layers"]:
+            rows["pruned"] = base, Plan.from_json(self.folder.read("plan.json")).removed
+            rows["repaired"] = self.folder.artifact("prune"), ()
+        elif self.prunes:
+            rows["pruned"] = self.folder.artifact("prune"), ()
+        if self.trains:
+            rows["pruned+tuned" if self.prunes else "base+tuned"] = self.folder.artifact("train"), ()
+        return rows
+
+    def evaluate_row(self, path: str | Path, removed: Sequence[int] = ()) -> dict[str, Any]:
         """One row of eval.json: a model's size and its results on every evaluation dataset."""
         model = self.load(path)
+        if removed:
+            remove_layers(model, removed)
         options = {"chat_template": self.inputs.chat_template, **self.recipe.evaluation.model_dump()}
         with measured() as cost:
             results = [
@@ -181,10 +167,9 @@ class Job:
                 for examples in self.inputs.evals
                 for result in evaluate(model, self.inputs.tokenizer, examples, **options)
             ]
-        config = AutoConfig.from_pretrained(path, trust_remote_code=self.recipe.trust_remote_code)
         return {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "layers": config.get_text_config(decoder=True).num_hidden_layers,
+            "layers": len(decoder_layers(model)),
             "results": results,
             **cost,
         }

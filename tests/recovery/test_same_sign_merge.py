@@ -8,6 +8,7 @@ from tiny import tiny_model
 from depthprune.errors import UserError
 from depthprune.importance.factors import FactorPair, mean_squared_gradient, write_step
 from depthprune.model.anatomy import decoder_layers, layers_path, linear_weights
+from depthprune.recovery.base import Evidence
 from depthprune.recovery.same_sign_merge import SameSignMerge, top_fraction
 from depthprune.selection import Plan
 
@@ -82,7 +83,7 @@ def test_merge_equals_a_naive_one_bit_for_bit(tmp_path, family, dtype):
     before = copy.deepcopy(model)
     spool(model, family, tmp_path)
     plan = Plan(6, (2, 3, 4, 5), merged_into={2: 0, 4: 0, 3: 1, 5: 1})
-    report = SameSignMerge(keep_top=0.3)(model, plan, tmp_path)
+    report = SameSignMerge(keep_top=0.3)(model, plan, Evidence(tmp_path))
     expected = naive_merge(before, plan, tmp_path, family, 0.3)
 
     layers = decoder_layers(model)
@@ -99,7 +100,7 @@ def test_biases_norms_removed_layers_and_the_rest_stay_untouched(tmp_path):
     model = tiny_model("gpt2", layers=4)
     before = copy.deepcopy(model.state_dict())
     spool(model, "gpt2", tmp_path)
-    SameSignMerge()(model, Plan(4, (2,), merged_into={2: 1}), tmp_path)
+    SameSignMerge()(model, Plan(4, (2,), merged_into={2: 1}), Evidence(tmp_path))
     changed = {name for name, weight in model.state_dict().items() if not weight.equal(before[name])}
     linears = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     assert changed == {f"transformer.h.1.{name}.weight" for name in linears}
@@ -109,7 +110,7 @@ def test_a_weight_without_adapter_is_skipped_and_said(tmp_path):
     model = tiny_model(layers=4)
     before = copy.deepcopy(model.state_dict())
     spool(model, "llama", tmp_path, without=("model.layers.2.mlp.up_proj",))
-    report = SameSignMerge()(model, Plan(4, (2,), merged_into={2: 1}), tmp_path)
+    report = SameSignMerge()(model, Plan(4, (2,), merged_into={2: 1}), Evidence(tmp_path))
     (row,) = report["merged"]
     assert (row["layer"], row["into"], row["skipped"]) == (2, 1, ["mlp.up_proj.weight"])
     name = "model.layers.1.mlp.up_proj.weight"
@@ -121,7 +122,7 @@ def test_a_layer_of_another_kind_is_skipped_and_said(tmp_path):
     model = tiny_model("llama4_text", layers=4)  # experts in every second layer
     before = copy.deepcopy(model.state_dict())
     spool(model, "llama4_text", tmp_path)
-    report = SameSignMerge()(model, Plan(4, (2,), merged_into={2: 1}), tmp_path)
+    report = SameSignMerge()(model, Plan(4, (2,), merged_into={2: 1}), Evidence(tmp_path))
     experts = [f"feed_forward.experts.{name}" for name in ("gate_up_proj", "down_proj")]
     shared = [f"feed_forward.shared_expert.{name}_proj.weight" for name in ("gate", "up", "down")]
     assert sorted(report["merged"][0]["skipped"]) == sorted(experts + shared)
@@ -133,7 +134,7 @@ def test_the_report_counts_the_elements(tmp_path):
     model = tiny_model(layers=4)
     before = copy.deepcopy(model)
     spool(model, "llama", tmp_path)
-    report = SameSignMerge(keep_top=0.2)(model, Plan(4, (2,), merged_into={2: 1}), tmp_path)
+    report = SameSignMerge(keep_top=0.2)(model, Plan(4, (2,), merged_into={2: 1}), Evidence(tmp_path))
     source, old = (linear_weights(decoder_layers(before)[i]) for i in (2, 1))
     new = linear_weights(decoder_layers(model)[1])
     (row,) = report["merged"]
@@ -144,7 +145,7 @@ def test_the_report_counts_the_elements(tmp_path):
 def test_nothing_to_merge_changes_nothing():
     model = tiny_model(layers=4)
     before = copy.deepcopy(model.state_dict())
-    assert SameSignMerge()(model, Plan(4, (2,))) == {"merged": []}
+    assert SameSignMerge()(model, Plan(4, (2,)), Evidence()) == {"changed_layers": [], "merged": []}
     assert all(weight.equal(before[name]) for name, weight in model.state_dict().items())
 
 
@@ -197,14 +198,14 @@ def test_each_expert_keeps_its_own_share_and_one_without_gradient_nothing():
 )
 def test_how_many_layers_are_merged(removed, layers, setting, count):
     plan = Plan(layers, tuple(range(layers - removed, layers)))
-    merged = SameSignMerge(layers=setting).plan_merges(plan, list(range(layers))).merged_into
+    merged = SameSignMerge(layers=setting).complete(plan, list(range(layers))).merged_into
     # The most important of the removed ones, into the last layer that stays.
     assert merged == dict.fromkeys(range(layers - count, layers), layers - removed - 1)
 
 
 def test_each_goes_into_the_nearest_kept_layer_before_it():
     plan = Plan(10, (0, 3, 4, 7, 9))
-    merged = SameSignMerge(layers="all").plan_merges(plan, [0.0] * 10)
+    merged = SameSignMerge(layers="all").complete(plan, [0.0] * 10)
     assert merged.merged_into == {3: 2, 4: 2, 7: 6, 9: 8}
     assert "Layer 0 has no kept layer before it and leaves nothing behind." in merged.notes
 
@@ -212,14 +213,14 @@ def test_each_goes_into_the_nearest_kept_layer_before_it():
 def test_the_most_important_of_the_removed_are_chosen():
     scores = [9, 9, 5, 1, 4, 5, 9, 9, 2, 9]
     plan = Plan(10, (2, 3, 4, 5, 8))
-    assert set(SameSignMerge(layers=3).plan_merges(plan, scores).merged_into) == {2, 5, 4}
-    assert set(SameSignMerge(layers=1).plan_merges(plan, scores).merged_into) == {2}
+    assert set(SameSignMerge(layers=3).complete(plan, scores).merged_into) == {2, 5, 4}
+    assert set(SameSignMerge(layers=1).complete(plan, scores).merged_into) == {2}
 
 
 def test_notes_say_when_nothing_is_merged_and_when_it_is_more_than_the_evidence():
     def notes(removed, **settings):
         plan = Plan(32, tuple(range(32 - removed, 32)), notes=("as before",))
-        merged = SameSignMerge(**settings).plan_merges(plan, [0.0] * 32)
+        merged = SameSignMerge(**settings).complete(plan, [0.0] * 32)
         assert merged.notes[0] == "as before"
         return merged.notes[1:]
 
@@ -235,5 +236,5 @@ def test_more_layers_than_are_removed_are_refused():
         with pytest.raises(
             UserError, match=f"recovery.layers is {layers} and 2 layers are removed"
         ) as refusal:
-            SameSignMerge(layers=layers).plan_merges(plan, [0.0] * 8)
+            SameSignMerge(layers=layers).complete(plan, [0.0] * 8)
         assert "\n" not in str(refusal.value)

@@ -1,26 +1,48 @@
 """What the recoveries share: they change weights, on the whole model, before the layers are cut."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import torch
 
 from depthprune.selection import Plan
 from depthprune.settings import Settings
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What a recovery may look at besides the weights.
+
+    Attributes:
+        gradients: the folder of factor pairs that IGIA spooled, for recoveries with `needs_gradients`.
+        batches: the calibration samples, each [B, T], for recoveries with `needs_calibration`.
+    """
+
+    gradients: Path | None = None
+    batches: Sequence[dict[str, torch.Tensor]] = ()
+
+
 class RecoverySettings(Settings):
     """A recovery: its settings, and what it reads besides the model.
 
-    `plan_merges(plan, scores)` says, before any weight is touched, which removed layers go into which kept
-    ones; `recovery(model, plan, gradients)` changes the whole model in place and returns a report for the
-    run's artifacts. The layers are removed afterwards.
+    `recovery(model, plan, evidence)` changes weights of the whole model in place and returns its report,
+    which becomes `recovery.json`: `changed_layers` and whatever else it found. The layers are removed
+    afterwards.
     """
 
     needs_gradients: ClassVar[bool] = False
+    needs_calibration: ClassVar[bool] = False
     paper: ClassVar[str]
 
-    def plan_merges(self, plan: Plan, scores: list[float]) -> Plan:
-        """The plan with `merged_into` filled in, for recoveries that merge layers."""
+    def complete(self, plan: Plan, scores: list[float]) -> Plan:
+        """The plan with `merged_into` filled in by recoveries that merge; refuses plans it cannot repair."""
         return plan
 
+    def check(self, model: torch.nn.Module) -> None:
+        """Raises `UserError` where this recovery cannot work on this model, whatever the plan."""
 
-GradientFolder = Path | None
+    def __call__(self, model: torch.nn.Module, plan: Plan, evidence: Evidence) -> dict[str, Any]:
+        """Repairs the kept layers."""
+        raise NotImplementedError

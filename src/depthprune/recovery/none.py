@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from depthprune.recovery.base import GradientFolder, RecoverySettings
+from depthprune.recovery.base import Evidence, RecoverySettings
 from depthprune.selection import Plan
 
 
@@ -14,8 +14,6 @@ class NoRecovery(RecoverySettings):
     paper: ClassVar[str] = "–"
     method: Literal["none"] = "none"
 
-    def __call__(
-        self, model: torch.nn.Module, plan: Plan, gradients: GradientFolder = None
-    ) -> dict[str, Any]:
+    def __call__(self, model: torch.nn.Module, plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Changes nothing."""
-        return {}
+        return {"changed_layers": []}

@@ -15,7 +15,7 @@ from depthprune.model.anatomy import (
     layers_path,
     linear_weights,
 )
-from depthprune.recovery.base import GradientFolder, RecoverySettings
+from depthprune.recovery.base import Evidence, RecoverySettings
 from depthprune.selection import Plan, count_from_ratio
 
 
@@ -34,7 +34,7 @@ class SameSignMerge(RecoverySettings):
     keep_top: float = Field(0.2, gt=0, le=1)
     """p: the share of each weight's elements that is merged."""
 
-    def plan_merges(self, plan: Plan, scores: list[float]) -> Plan:
+    def complete(self, plan: Plan, scores: list[float]) -> Plan:
         """Names the layers to merge, the highest-scored of the removed ones, and the kept layer of each."""
         count = self._count(plan)
         if count == 0:
@@ -71,19 +71,18 @@ class SameSignMerge(RecoverySettings):
         return self.layers
 
     @torch.no_grad()
-    def __call__(
-        self, model: torch.nn.Module, plan: Plan, gradients: GradientFolder = None
-    ) -> dict[str, Any]:
-        """Merges in place, one linear at a time, from the factor pairs spooled in `gradients`."""
-        if not plan.merged_into:
-            return {"merged": []}
+    def __call__(self, model: torch.nn.Module, plan: Plan, evidence: Evidence) -> dict[str, Any]:
+        """Merges in place, one linear at a time, from the factor pairs that the scoring spooled."""
+        gradients, into = evidence.gradients, sorted(set(plan.merged_into.values()))
+        if not into:
+            return {"changed_layers": [], "merged": []}
         assert gradients is not None, "a plan with merged layers comes from a metric that spools gradients"
         layers = decoder_layers(model)
         report = []
-        for kept in sorted(set(plan.merged_into.values())):
+        for kept in into:
             sources = sorted(gone for gone, into in plan.merged_into.items() if into == kept)
             report += self._merge_into(layers, layers_path(model), kept, sources, gradients)
-        return {"merged": report}
+        return {"changed_layers": into, "merged": report}
 
     def _merge_into(
         self, layers: torch.nn.ModuleList, path: str, kept: int, sources: list[int], gradients: Path

@@ -1,0 +1,108 @@
+"""The scoring stage: one score per layer, at once or in rounds, with or without a training run."""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from depthprune.cost import measured
+from depthprune.importance.igia import GradientRecorder, Igia
+from depthprune.model.skip import skipped
+from depthprune.model.surgery import remove_layers
+from depthprune.selection import Iterative
+from depthprune.selection.one_shot import finite
+from depthprune.training import sft_trainer, training_dtype, untouched
+
+if TYPE_CHECKING:
+    from depthprune.stages import Job
+
+log = logging.getLogger("depthprune")
+
+Scorer = Callable[[Sequence[int]], dict[str, Any]]
+"""Scores the model without the layers given: `scores` [L], `samples`, and what else the metric tells."""
+
+
+def score_model(job: "Job", partial: str) -> dict[str, Any]:
+    """`scores`, `samples` and `rounds` of `scores.json`; finished rounds are kept in the file `partial`."""
+    metric: Any = job.recipe.importance
+    score = _training_scorer(job, metric) if isinstance(metric, Igia) else _scorer(job, metric)
+    if isinstance(job.recipe.selection, Iterative):
+        return _in_rounds(job, score, job.recipe.selection, partial)
+    return {**score(()), "rounds": []}
+
+
+def _scorer(job: "Job", metric: Any) -> Scorer:
+    model, batches = job.inputs.skeleton, []
+    if metric.needs != "nothing":
+        # As for LoRA, whose base is frozen too: on a CPU a backward pass in bf16 is slow.
+        in_float32 = metric.needs == "gradients" and not torch.accelerator.is_available()
+        model = job.load(str(job.recipe.model), torch.float32 if in_float32 else "auto")
+        job.recipe.recovery.check(model)
+        batches = job.inputs.batches()
+
+    def score(removed: Sequence[int]) -> dict[str, Any]:
+        with skipped(model, removed):
+            scores = metric(model, batches).tolist()
+        return {"scores": scores, "samples": sum(len(batch["input_ids"]) for batch in batches)}
+
+    return score
+
+
+def _training_scorer(job: "Job", metric: Igia) -> Scorer:
+    def score(removed: Sequence[int]) -> dict[str, Any]:
+        model = job.load(str(job.recipe.model), training_dtype(metric, job.dtype))
+        job.recipe.recovery.check(model)
+        kept = [i for i in range(job.inputs.num_layers) if i not in removed]
+        if removed:
+            remove_layers(model, removed)
+        recorder = GradientRecorder(metric, _spool(job))
+        scratch = job.folder.own / "scoring"
+        rows = job.inputs.encoded(metric.max_length)
+        with untouched(model):
+            sft_trainer(
+                model, job.inputs.tokenizer, rows, metric, scratch, job.recipe.seed, [recorder]
+            ).train()
+        shutil.rmtree(scratch, ignore_errors=True)
+        batch = metric.per_device_train_batch_size * metric.gradient_accumulation_steps
+        scores = torch.zeros(job.inputs.num_layers)
+        scores[kept] = recorder.scores()
+        return {
+            "scores": scores.tolist(),
+            "samples": len(recorder.course) * batch * job.state.num_processes,
+            "steps": len(recorder.course),
+            "course": [step.tolist() for step in recorder.course],
+            "scored": sorted(recorder.scored),
+        }
+
+    return score
+
+
+def _spool(job: "Job") -> Path | None:
+    if not job.recipe.keep_gradients and not job.recipe.recovery.needs_gradients:
+        return None
+    if job.state.is_main_process:
+        job.folder.fresh(job.folder.gradients)
+    return job.folder.gradients
+
+
+def _in_rounds(job: "Job", score: Scorer, selection: Iterative, partial: str) -> dict[str, Any]:
+    """Scores, drops the lowest, and again; a call that was killed goes on with the next round."""
+    rounds: list[dict[str, Any]] = job.folder.read(partial) if (job.folder.own / partial).is_file() else []
+    removed = [layer for done in rounds for layer in done["removed"]]
+    sizes, metric = job.inputs.sizes, job.recipe.importance.model_dump()["metric"]
+    while not selection.is_done(removed, sizes):
+        with measured() as cost:
+            found = score(removed)
+        scores = finite(found["scores"], metric)
+        lowest = selection.next_layers(scores, removed, sizes)
+        left = [None if i in removed else value for i, value in enumerate(scores)]
+        rounds.append({"removed": lowest, "scores": left, "samples": found["samples"], **cost})
+        removed += lowest
+        log.info("%-8s round %d removes %s", "score", len(rounds), ", ".join(map(str, lowest)))
+        job.state.wait_for_everyone()  # all have read the rounds before the file changes
+        if job.state.is_main_process:
+            job.folder.write(partial, rounds)
+    return {"scores": rounds[0]["scores"], "samples": rounds[0]["samples"], "rounds": rounds}

@@ -1,0 +1,42 @@
+"""Iterative selection: remove the lowest-scored layer, score what is left, and again."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from depthprune.selection.base import Amount, Sizes
+from depthprune.selection.one_shot import finite
+from depthprune.selection.plan import Plan
+
+
+class Iterative(Amount):
+    """Remove the lowest-scored layers in rounds, each scored without the layers gone before it.
+
+    As GradMAP (arXiv:2602.14649), SLEB (arXiv:2402.09025) and ShortGPT's iterative variant do.
+    """
+
+    method: Literal["iterative"] = "iterative"
+    step: int = Field(1, ge=1)
+    """Layers that go in each round; the last round takes what is left."""
+
+    def next_layers(self, scores: Sequence[float], removed: Sequence[int], sizes: Sizes) -> list[int]:
+        """The layers that go now, the lowest first; none once enough have gone.
+
+        Args:
+            scores: [L] of this round; those of layers already gone are not read.
+            removed: the layers that went in the rounds before.
+        """
+        order = self.candidates(scores, removed)
+        return order[: min(self.step, self.how_many(order, sizes, removed))]
+
+    def is_done(self, removed: Sequence[int], sizes: Sizes) -> bool:
+        """Whether enough layers have gone."""
+        return not self.next_layers([0.0] * sizes.num_layers, removed, sizes)
+
+    def plan(self, found: dict[str, Any], sizes: Sizes) -> Plan:
+        """The layers that the rounds removed."""
+        for round_ in found["rounds"]:
+            finite([score for score in round_["scores"] if score is not None], found["metric"])
+        removed = sorted(layer for round_ in found["rounds"] for layer in round_["removed"])
+        return Plan(sizes.num_layers, tuple(removed), metric=found["metric"], selection=self.method)

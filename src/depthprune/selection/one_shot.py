@@ -1,0 +1,70 @@
+"""One-shot selection: the lowest-scored layers go at once."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+
+from depthprune.errors import UserError
+from depthprune.selection.base import Amount, Sizes
+from depthprune.selection.plan import Plan, parse_layers
+from depthprune.settings import build
+
+
+class OneShot(Amount):
+    """Remove the lowest-scored layers at once. Ties go to the deeper layer."""
+
+    method: Literal["one-shot"] = "one-shot"
+
+    def plan(self, found: dict[str, Any], sizes: Sizes) -> Plan:
+        """The K layers with the lowest `scores` go."""
+        scores = finite(found["scores"], found["metric"])
+        order = self.candidates(scores)
+        removed = sorted(order[: self.how_many(order, sizes)])
+        return Plan(len(scores), tuple(removed), metric=found["metric"], selection=self.method)
+
+
+def finite(scores: Sequence[float], metric: str) -> list[float]:
+    """The scores as floats; raises `UserError` where one is infinite or no number."""
+    values = [float(score) for score in scores]
+    if not torch.tensor(values).isfinite().all():
+        raise UserError(f"the {metric} scores hold a value that is not finite: {values}")
+    return values
+
+
+def select_layers(
+    scores: torch.Tensor | Sequence[float],
+    ratio: float | None = 0.25,
+    protect: str | Iterable[int] = (),
+    *,
+    num_removed: int | None = None,
+    target_parameters: float | None = None,
+    parameters: tuple[int, Sequence[int]] | None = None,
+    metric: str = "scores",
+) -> Plan:
+    """The K layers with the lowest scores go; ties break toward the deeper layer.
+
+    Args:
+        scores: [L], higher = keep.
+        ratio: share of layers to remove, in (0, 1); K = ratio × L rounded half to even.
+        protect: layers never removed; negative indices count from the end, strings may hold ranges.
+        num_removed: K itself, in place of `ratio`.
+        target_parameters: remove until at most this many parameters remain, in place of `ratio`.
+        parameters: (of the whole model, of each layer [L]); needed for `target_parameters`.
+        metric: the name that goes into the plan.
+
+    Raises:
+        UserError: a ratio outside (0, 1) or rounding to no or every layer, non-finite scores, or protected
+            layers that leave too few.
+    """
+    if target_parameters is not None and parameters is None:
+        raise UserError("target_parameters needs the model's own counts: pass parameters=(total, per layer)")
+    total, per_layer = parameters or (0, [0] * len(scores))
+    settings = {
+        "ratio": ratio,
+        "num_removed": num_removed,
+        "target_parameters": target_parameters,
+        "protect": parse_layers(protect),
+    }
+    found = {"metric": metric, "scores": [float(score) for score in scores]}
+    return build(OneShot, settings).plan(found, Sizes(total, per_layer))

@@ -1,0 +1,95 @@
+"""The plan: which layers of a model go and which stay."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from depthprune.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which layers of a model go and which stay, in the indices of the original model, ascending.
+
+    Attributes:
+        merged_into: removed layer → kept layer that takes its strongest weights, for recoveries that merge.
+        ratio: removed layers / all layers, as it came out.
+        notes: what the user should know about the plan, one sentence each.
+    """
+
+    num_layers: int
+    removed: tuple[int, ...]
+    metric: str = "none"
+    selection: str = "explicit"
+    merged_into: dict[int, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        gone = set(self.removed)
+        return tuple(i for i in range(self.num_layers) if i not in gone)
+
+    @property
+    def ratio(self) -> float:
+        return len(self.removed) / self.num_layers
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `plan.json`."""
+        return {
+            "num_layers": self.num_layers,
+            "removed": list(self.removed),
+            "kept": list(self.kept),
+            "merged_into": {str(gone): kept for gone, kept in sorted(self.merged_into.items())},
+            "ratio": self.ratio,
+            "metric": self.metric,
+            "selection": self.selection,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, plan: dict[str, Any]) -> "Plan":
+        """The plan that `to_json` wrote."""
+        merged = {int(gone): kept for gone, kept in plan["merged_into"].items()}
+        removed, notes = tuple(plan["removed"]), tuple(plan.get("notes", ()))
+        return cls(plan["num_layers"], removed, plan["metric"], plan["selection"], merged, notes)
+
+    def merging(self, merged_into: dict[int, int], notes: Sequence[str] = ()) -> "Plan":
+        """This plan with the layers that a recovery merges."""
+        return replace(self, merged_into=merged_into, notes=(*self.notes, *notes))
+
+
+def parse_layers(layers: str | int | Iterable[int | str]) -> list[int]:
+    """`"18-30"`, `"1,3,5-7"`, `[18, "20-22", -1]` → a list of integers; ranges include both ends."""
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        layers = str(layers).split(",")
+    parsed: list[int] = []
+    for part in (str(part).strip() for part in layers):
+        match = re.fullmatch(r"(\d+)-(\d+)|(-?\d+)", part)
+        if match is None:
+            raise UserError(f"layers {part!r}: write indices and inclusive ranges, such as 18-30 or 1,3,5-7")
+        first, last, single = match.groups()
+        if single is not None:
+            parsed.append(int(single))
+        elif int(first) > int(last):
+            raise UserError(f"layers {part!r}: the range runs backwards; write {last}-{first}")
+        else:
+            parsed.extend(range(int(first), int(last) + 1))
+    return parsed
+
+
+Layers = Annotated[tuple[int, ...], BeforeValidator(parse_layers)]
+
+
+def resolve_layers(layers: Iterable[int], num_layers: int, what: str) -> list[int]:
+    """Sorted, distinct indices in [0, num_layers); negative ones count from the end."""
+    resolved = set()
+    for layer in layers:
+        if not -num_layers <= layer < num_layers:
+            raise UserError(
+                f"{what}: layer {layer} is not in this model, whose layers are 0 to {num_layers - 1}"
+            )
+        resolved.add(layer % num_layers)
+    return sorted(resolved)
