@@ -7,7 +7,15 @@ from tiny import tiny_model
 from depthprune import Plan, UserError, select_layers
 from depthprune.model.anatomy import parameters_per_layer
 from depthprune.model.surgery import remove_layers
-from depthprune.selection import Explicit, Iterative, OneShot, Sizes, count_from_ratio, parse_layers
+from depthprune.selection import (
+    Contiguous,
+    Explicit,
+    Iterative,
+    OneShot,
+    Sizes,
+    count_from_ratio,
+    parse_layers,
+)
 
 SIZES = Sizes(100, [10] * 8)
 
@@ -264,3 +272,20 @@ def test_iterative_selection_is_refused_where_one_shot_would_be():
 def test_scores_that_are_not_finite_are_refused_in_any_round():
     rounds = [{"removed": [1], "scores": [1.0, float("nan"), 2.0]}]
     refused("not finite", Iterative().plan, {"metric": "m", "rounds": rounds}, Sizes(3, [1, 1, 1]))
+
+
+def test_the_block_with_the_smallest_distance_goes():
+    found = {"metric": "angular", "scores": [0.0] * 8, "windows": {"3": [0.5, 0.4, 0.2, 0.3, 0.2, 0.6]}}
+    plan = Contiguous(ratio=0.375).plan(found, SIZES)
+    assert plan.removed == (4, 5, 6) and plan.selection == "contiguous"  # of two equals the deeper one
+    assert Contiguous(num_removed=3, protect="5").plan(found, SIZES).removed == (2, 3, 4)
+
+
+def test_without_windows_a_block_counts_the_sum_of_its_layers():
+    found = {"metric": "block-influence", "scores": [9.0, 1.0, 8.0, 3.0, 2.0, 4.0, 9.0, 9.0]}
+    assert Contiguous(num_removed=3).plan(found, SIZES).removed == (3, 4, 5)
+
+
+def test_a_block_that_finds_no_room_is_refused():
+    refused("no 3 neighbouring layers of 8", Contiguous(num_removed=3, protect="2,5").rehearse, SIZES)
+    assert Contiguous(num_removed=2, protect="2,5").rehearse(SIZES).removed == (6, 7)

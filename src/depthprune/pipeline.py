@@ -17,7 +17,7 @@ from depthprune.inputs import load_inputs
 from depthprune.recipe import Recipe
 from depthprune.report import environment, write_report
 from depthprune.run_folder import STAGES, RunFolder, fingerprint
-from depthprune.selection import Iterative
+from depthprune.selection import Contiguous, Iterative
 from depthprune.stages import Job
 
 log = logging.getLogger("depthprune")
@@ -111,7 +111,8 @@ def _digests(job: Job) -> dict[str, str]:
     digests = {}
     last = _hash(common)
     if job.prunes:
-        rounds = recipe.digest("selection") if isinstance(recipe.selection, Iterative) else None
+        # Rounds and windows are those of one ratio; one score per layer serves every selection.
+        rounds = recipe.digest("selection") if isinstance(recipe.selection, Iterative | Contiguous) else None
         digests["score"] = _hash(common, recipe.digest("importance", "calibration_samples"), rounds)
         digests["select"] = _hash(digests["score"], recipe.digest("selection", "recovery"))
         digests["prune"] = last = _hash(digests["select"])

@@ -14,7 +14,7 @@ from depthprune.importance import METRICS
 from depthprune.importance.base import MetricSettings
 from depthprune.recovery import RECOVERIES
 from depthprune.recovery.base import RecoverySettings
-from depthprune.selection import SELECTIONS, Iterative, SelectionSettings
+from depthprune.selection import SELECTIONS, Contiguous, Explicit, Iterative, KeepAll, SelectionSettings
 from depthprune.settings import Settings, build
 from depthprune.training import TRAININGS, Full, Lora, NoTraining
 
@@ -187,6 +187,11 @@ def _slot(slot: str, tag: str, methods: dict[str, Any], given: Any) -> Any:
 
 
 def _check_combination(recipe: Recipe) -> None:
+    if recipe.importance.scores_windows and not isinstance(recipe.selection, Contiguous | Explicit | KeepAll):
+        raise UserError(
+            f"importance.metric={recipe.importance.model_dump()['metric']} scores blocks of layers, and "
+            f"selection.method={recipe.selection.method} takes layers one by one: choose contiguous"
+        )
     if recipe.recovery.needs_gradients and recipe.importance.needs != "training":
         raise UserError(
             "recovery.method=same-sign-merge reads the gradients that importance.metric=igia records: "

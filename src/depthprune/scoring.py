@@ -10,9 +10,10 @@ import torch
 
 from depthprune.cost import measured
 from depthprune.importance.igia import GradientRecorder, Igia
+from depthprune.importance.windows import WindowMetric
 from depthprune.model.skip import skipped
 from depthprune.model.surgery import remove_layers
-from depthprune.selection import Iterative
+from depthprune.selection import Contiguous, Iterative
 from depthprune.selection.one_shot import finite
 from depthprune.training import sft_trainer, training_dtype, untouched
 
@@ -43,10 +44,16 @@ def _scorer(job: "Job", metric: Any) -> Scorer:
         job.recipe.recovery.check(model)
         batches = job.inputs.batches()
 
+    samples = sum(len(batch["input_ids"]) for batch in batches)
+
     def score(removed: Sequence[int]) -> dict[str, Any]:
+        if isinstance(job.recipe.selection, Contiguous) and isinstance(metric, WindowMetric):
+            length = job.recipe.selection.length(job.inputs.sizes)
+            windows = metric.windows(model, batches, {1, length})
+            block = {str(length): windows[length].tolist()}
+            return {"scores": windows[1].tolist(), "windows": block, "samples": samples}
         with skipped(model, removed):
-            scores = metric(model, batches).tolist()
-        return {"scores": scores, "samples": sum(len(batch["input_ids"]) for batch in batches)}
+            return {"scores": metric(model, batches).tolist(), "samples": samples}
 
     return score
 

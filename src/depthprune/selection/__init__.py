@@ -1,6 +1,7 @@
 """Selections: from scores, or an explicit list, to a plan. To add one: a file, and a line in SELECTIONS."""
 
 from depthprune.selection.base import Amount, SelectionSettings, Sizes, count_from_ratio
+from depthprune.selection.contiguous import Contiguous
 from depthprune.selection.explicit import Explicit
 from depthprune.selection.iterative import Iterative
 from depthprune.selection.keep_all import KeepAll
@@ -10,6 +11,7 @@ from depthprune.selection.plan import Layers, Plan, parse_layers, resolve_layers
 SELECTIONS: dict[str, type[SelectionSettings]] = {
     "one-shot": OneShot,
     "iterative": Iterative,
+    "contiguous": Contiguous,
     "explicit": Explicit,
     "none": KeepAll,
 }
@@ -17,6 +19,7 @@ SELECTIONS: dict[str, type[SelectionSettings]] = {
 __all__ = [
     "SELECTIONS",
     "Amount",
+    "Contiguous",
     "Explicit",
     "Iterative",
     "KeepAll",
