@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from depthprune.errors import UserError
+from depthprune.importance.angular import Angular
 from depthprune.importance.base import Batches, MetricSettings
 from depthprune.importance.block_influence import BlockInfluence
 from depthprune.importance.igia import Igia
@@ -15,6 +16,7 @@ from depthprune.settings import build
 METRICS: dict[str, type[MetricSettings]] = {
     "igia": Igia,
     "block-influence": BlockInfluence,
+    "angular": Angular,
     "reverse": Reverse,
     "random": Random,
 }
