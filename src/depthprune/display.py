@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from depthprune.importance import METRICS
-from depthprune.recipe import load_recipe, recipe_names
+from depthprune.recipe import Recipe, load_recipe, recipe_names
 from depthprune.recovery import RECOVERIES
 from depthprune.report.table import eval_table
 from depthprune.run_folder import RunFolder
@@ -96,7 +96,7 @@ def show_methods(as_json: bool) -> None:
                 "selection": recipe.selection.method,
                 "recovery": recipe.recovery.model_dump()["method"],
                 "training": recipe.training.method,
-                "needs": METRICS[importance].needs,
+                "needs": _needs(recipe),
                 "scoring cost": METRICS[importance].cost,
                 "paper": METRICS[importance].paper,
             }
@@ -118,11 +118,24 @@ def show_methods(as_json: bool) -> None:
     _table(["recipe", "importance → selection → recovery → training", "needs", "scoring", "paper"], rows)
 
 
+def _needs(recipe: Recipe) -> str:
+    """The data that a recipe asks of the user."""
+    wanted = []
+    if recipe.importance.needs in ("calibration", "gradients") or recipe.recovery.needs_calibration:
+        wanted.append("calibration")
+    if recipe.importance.needs == "training" or recipe.training.method != "none":
+        wanted.append("training")
+    return ", ".join(wanted) or "nothing"
+
+
 def _scores(scores: dict[str, Any]) -> None:
-    order = sorted(range(len(scores["scores"])), key=lambda i: scores["scores"][i])
-    rank = {layer: place for place, layer in enumerate(order, start=1)}
-    rows = [[str(i), f"{score:.4g}", str(rank[i])] for i, score in enumerate(scores["scores"])]
-    _table(["layer", scores["metric"], "goes"], rows)
+    values, rounds = scores["scores"], scores["rounds"]
+    order = [layer for found in rounds for layer in found["removed"]]
+    if not rounds:
+        order = sorted(range(len(values)), key=lambda i: (values[i], -i))
+    place = {layer: str(number) for number, layer in enumerate(order, start=1)}
+    rows = [[str(i), f"{value:.4g}", place.get(i, "")] for i, value in enumerate(values)]
+    _table(["layer", f"{scores['metric']}{', first round' if rounds else ''}", "goes"], rows)
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> None:

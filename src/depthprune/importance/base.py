@@ -18,6 +18,9 @@ class MetricSettings(Settings):
     per layer on the CPU, [L]; a higher score means a layer more worth keeping.
     """
 
-    needs: ClassVar[Literal["nothing", "calibration", "training"]]
+    needs: ClassVar[Literal["nothing", "calibration", "gradients", "training"]]
+    """`gradients`: calibration samples and a backward pass; `training`: a training run."""
+    scores_windows: ClassVar[bool] = False
+    """Whether it compares windows of layers, which only `selection.method=contiguous` can use."""
     paper: ClassVar[str]
     cost: ClassVar[str]

@@ -22,6 +22,7 @@ def html_page(run: Artifacts) -> str:
     )
     for show in (figures.seconds, figures.size, figures.percent, figures.plural):
         jinja.filters[show.__name__] = show
+    rounds = (run.scores or {}).get("rounds", [])
     template = jinja.get_template("report.html.j2")
     return template.render(
         run=run,
@@ -33,6 +34,8 @@ def html_page(run: Artifacts) -> str:
         layers=_layers(run),
         course=_course(run),
         merges=sorted((run.recovery or {}).get("merged", []), key=lambda merge: merge["layer"]),
+        rounds=[story.round_(number, found) for number, found in enumerate(rounds, start=1)],
+        repair=_repair(run),
         losses=plots.loss_curves(run.losses) if any("loss" in entry for entry in run.losses) else None,
         recipe=yaml.safe_dump(run.recipe, sort_keys=False) if run.recipe else None,
     )
@@ -53,6 +56,14 @@ def _layers(run: Artifacts) -> dict[str, Any] | None:
         "removed": story.dash_ranges(run.plan.removed) if run.plan else None,
         "linears": story.scored_linears((run.scores or {}).get("scored", [])),
     }
+
+
+def _repair(run: Artifacts) -> dict[str, Any] | None:
+    """What a recovery from calibration samples found; None where nothing was repaired."""
+    found = run.recovery or {}
+    if not found.get("repairs"):
+        return None
+    return {**found, "chart": plots.drift(found["drift"])}
 
 
 def _course(run: Artifacts) -> dict[str, Any] | None:

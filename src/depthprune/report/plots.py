@@ -116,6 +116,27 @@ def gathered(steps: list[list[float]]) -> list[float]:
     return shares
 
 
+def drift(found: dict[str, Any]) -> "Markup":
+    """How far the mean output of each kept layer lies from the original's, before and after the repair."""
+    with _style("drift"):
+        figure, axes = _figure(2.6)
+        for when, colour, style, marker in (("before", "removed", "--", "s"), ("after", "kept", "-", "o")):
+            axes.plot(
+                found["layers"],
+                found[when],
+                color=COLOURS[colour],
+                linestyle=style,
+                marker=marker,
+                markersize=4,
+                label=f"{when} the repair",
+            )
+        axes.set(xlabel="layer", ylabel="mean drift", ylim=(0, None))
+        axes.grid(axis="y")
+        _whole_numbers(axes)
+        figure.legend(loc="outside upper right", ncols=2)
+        return _svg(figure, "The mean drift of each kept layer, before and after the repair")
+
+
 def loss_curves(losses: list[dict[str, Any]]) -> "Markup":
     """The training loss of the pruned model and, where it was trained, of the whole one."""
     looks = {"train": ("pruned", "removed", "-", "o"), "baseline": ("whole (control)", "kept", "--", "s")}

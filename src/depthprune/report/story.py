@@ -38,6 +38,10 @@ def summary(run: Artifacts, model: str) -> str:
     if merged:
         them = "the kept layer before it" if merged == 1 else "the kept layers before them"
         said += f"; {merged} of them {'was' if merged == 1 else 'were'} first merged into {them}"
+    repaired = (run.recovery or {}).get("repairs") and run.recovery["changed_layers"]  # type: ignore[index]
+    if repaired:
+        layers = ", ".join(map(str, repaired))
+        said += f"; layer{'s' if len(repaired) > 1 else ''} {layers} repaired by a linear map"
     return said + (
         f". What remains was fine-tuned ({TUNING.get(run.tuned, run.tuned)})." if run.tuned else "."
     )
@@ -53,6 +57,19 @@ def _by(run: Artifacts) -> str:
     metric = scores.get("metric") or (run.plan.metric if run.plan else "")
     over = f" over {plural(scores['samples'], 'sample')}" if scores.get("samples") else ""
     return f"{metric}{over}"
+
+
+def round_(number: int, found: dict[str, Any]) -> dict[str, Any]:
+    """One round of an iterative selection: what went, its scores, and the lowest score that stayed."""
+    scores, removed = found["scores"], found["removed"]
+    staying = [score for i, score in enumerate(scores) if score is not None and i not in removed]
+    return {
+        "number": number,
+        "removed": ", ".join(map(str, removed)),
+        "scores": [scores[i] for i in removed],
+        "lowest_kept": min(staying),
+        "seconds": found["seconds"],
+    }
 
 
 def informed(scores: dict[str, Any]) -> bool:
