@@ -14,7 +14,11 @@ from depthprune.model.skeleton import checkpoint_dtype
 from depthprune.recipe import Recipe
 from depthprune.selection import KeepAll
 from depthprune.settings import LoraSettings, TrainerSettings
-from depthprune.training import NoTraining
+from depthprune.training import FineTuning, Partial
+from depthprune.training.learned import learned_tokens
+
+JSON_BYTES = 16
+"""Of a token in self-data.jsonl: its id, its mask and its text."""
 
 
 def estimate(recipe: Recipe, output: Path) -> dict[str, Any]:
@@ -34,14 +38,9 @@ def estimate_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
         steps["scoring"] = min(recipe.importance.steps, training_steps(recipe.importance, inputs))
         if recipe.keep_gradients or recipe.recovery.needs_gradients:
             disk["gradients"] = steps["scoring"] * adapter_bytes(inputs, recipe.importance)
-    if not isinstance(recipe.training, NoTraining):
+    if isinstance(recipe.training, FineTuning):
         steps["training"] = training_steps(recipe.training, inputs)
-        disk["tuned checkpoint"] = left["bytes"]
-        largest = left
-        if recipe.baseline:
-            disk["baseline checkpoint"] = whole["bytes"]
-            largest = whole
-        disk["trainer checkpoints"] = _trainer_bytes(inputs, recipe.training, largest["parameters"])
+        disk |= _training_disk(inputs, recipe.training, left, whole)
     return {
         "model": recipe.model,
         "num_layers": inputs.num_layers,
@@ -86,10 +85,37 @@ def adapter_bytes(inputs: Inputs, settings: LoraSettings) -> int:
     return 4 * settings.lora_r * elements
 
 
-def _trainer_bytes(inputs: Inputs, settings: TrainerSettings, parameters: int) -> int:
-    """Three checkpoints while one is rotated: float32 weights and AdamW's two moments."""
-    trained = adapter_bytes(inputs, settings) if isinstance(settings, LoraSettings) else 4 * parameters
-    return 3 * 3 * trained
+def _training_disk(
+    inputs: Inputs, settings: FineTuning, left: dict[str, Any], whole: dict[str, Any]
+) -> dict[str, int]:
+    disk = {"tuned checkpoint": left["bytes"]}
+    largest = left
+    if inputs.recipe.baseline:
+        disk["baseline checkpoint"] = whole["bytes"]
+        largest = whole
+    disk["trainer checkpoints"] = _trainer_bytes(inputs, settings, largest["parameters"])
+    if settings.data == "self":
+        disk["answers"] = JSON_BYTES * _learned_tokens(inputs, settings)
+    if settings.loss == "distill":
+        # An id and a log-probability, four bytes each; one more log-probability for all other tokens.
+        disk["teacher"] = (8 * settings.distill.top_k + 4) * _learned_tokens(inputs, settings)
+    return disk
+
+
+def _learned_tokens(inputs: Inputs, settings: FineTuning) -> int:
+    """Of an epoch; the model's own answers are taken for as long as they may be."""
+    if settings.data == "self":
+        assert inputs.train is not None
+        return settings.self_data.max_new_tokens * len(inputs.train.rows)
+    return sum(learned_tokens(row) for row in inputs.encoded(settings.max_length))
+
+
+def _trainer_bytes(inputs: Inputs, settings: FineTuning, parameters: int) -> int:
+    """Three checkpoints while one is rotated: float32 weights, AdamW's two moments of those that train."""
+    if isinstance(settings, LoraSettings):
+        return 3 * 3 * adapter_bytes(inputs, settings)
+    trained = settings.trained_parameters(inputs.skeleton) if isinstance(settings, Partial) else parameters
+    return 3 * 4 * (parameters + 2 * trained)
 
 
 def _existing(path: Path) -> Path:

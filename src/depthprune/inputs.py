@@ -21,7 +21,8 @@ from depthprune.model.skeleton import skeleton
 from depthprune.model.traits import pruned_config
 from depthprune.recipe import Recipe
 from depthprune.selection import Explicit, KeepAll, Plan, Sizes
-from depthprune.training import NoTraining
+from depthprune.training import FineTuning
+from depthprune.training.self_data import check_prompts
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def load_inputs(recipe: Recipe) -> Inputs:
     """
     if recipe.model is None:
         raise UserError("no model: give a model folder or a hub id with --model")
-    trains, needs = not isinstance(recipe.training, NoTraining), recipe.importance.needs
+    trains, needs = isinstance(recipe.training, FineTuning), recipe.importance.needs
     if recipe.train is None and (trains or needs == "training"):
         why = (
             f"training.method={recipe.training.method}" if trains else f"importance.metric={_metric(recipe)}"
@@ -123,7 +124,7 @@ def load_inputs(recipe: Recipe) -> Inputs:
         load_examples(recipe.calibration) if recipe.calibration else train if _calibrates(recipe) else None,
         load_chat_template(recipe.chat_template) if recipe.chat_template else None,
     )
-    _try(inputs, trains)
+    _try(inputs)
     return inputs
 
 
@@ -154,16 +155,21 @@ def _datasets(recipe: Recipe) -> tuple[Examples | None, tuple[Examples, ...]]:
     return train, (held_out,)
 
 
-def _try(inputs: Inputs, trains: bool) -> None:
+def _try(inputs: Inputs) -> None:
     """Fails now on what would otherwise fail after hours: the plan's arithmetic and the rows' tokens."""
-    recipe = inputs.recipe
+    recipe, layers = inputs.recipe, inputs.num_layers
     if not isinstance(recipe.selection, KeepAll):
         plan = inputs.rehearsal()
+        layers = len(plan.kept)
         if isinstance(recipe.selection, Explicit):
             pruned_config(inputs.config, plan.removed)
     if isinstance(recipe.importance, Igia):
         inputs.encoded(recipe.importance.max_length)
-    if trains:
-        inputs.encoded(recipe.training.max_length)  # type: ignore[union-attr]
+    if isinstance(recipe.training, FineTuning):
+        assert inputs.train is not None
+        recipe.training.check(inputs.skeleton, layers)
+        if recipe.training.data == "self":
+            check_prompts(inputs.train)
+        inputs.encoded(recipe.training.max_length)
     if inputs.calibration is not None:
         inputs.batches()

@@ -19,13 +19,14 @@ from depthprune.report import environment, write_report
 from depthprune.run_folder import STAGES, RunFolder, fingerprint
 from depthprune.selection import Contiguous, Iterative
 from depthprune.stages import Job
+from depthprune.training import FineTuning
 
 log = logging.getLogger("depthprune")
 
 WORTH_KEEPING = 60.0
 """Seconds of work after which a folder stays though the user's input turns out to be wrong."""
 
-UNTIL = tuple(stage for stage in STAGES if stage != "baseline")
+UNTIL = tuple(stage for stage in STAGES if stage not in ("answers", "baseline"))
 
 
 def run(recipe: Recipe, output: str | Path, until: str = "evaluate") -> Path:
@@ -83,6 +84,8 @@ def _run_stages(job: Job, until: str) -> None:
     for stage in todo:
         _run_stage(job, stage, digests[stage])
     if job.state.is_main_process:
+        if "train" in asked:  # what a killed training would go on with
+            shutil.rmtree(job.folder.teacher, ignore_errors=True)
         write_report(job.folder)
 
 
@@ -116,7 +119,10 @@ def _digests(job: Job) -> dict[str, str]:
         digests["score"] = _hash(common, recipe.digest("importance", "calibration_samples"), rounds)
         digests["select"] = _hash(digests["score"], recipe.digest("selection", "recovery"))
         digests["prune"] = last = _hash(digests["select"])
-    if job.trains:
+    training = recipe.training
+    if isinstance(training, FineTuning):
+        if training.data == "self":
+            digests["answers"] = _hash(common, training.self_data.model_dump(), training.max_length)
         digests["train"] = last = _hash(last, recipe.digest("training"))
         if recipe.baseline and job.prunes:
             digests["baseline"] = _hash(common, recipe.digest("training"))

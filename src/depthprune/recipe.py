@@ -16,7 +16,7 @@ from depthprune.recovery import RECOVERIES
 from depthprune.recovery.base import RecoverySettings
 from depthprune.selection import SELECTIONS, Contiguous, Explicit, Iterative, KeepAll, SelectionSettings
 from depthprune.settings import Settings, build
-from depthprune.training import TRAININGS, Full, Lora, NoTraining
+from depthprune.training import TRAININGS, FineTuning, NoTraining
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -71,7 +71,7 @@ class Recipe(Settings):
     importance: SerializeAsAny[MetricSettings]
     selection: SerializeAsAny[SelectionSettings]
     recovery: SerializeAsAny[RecoverySettings]
-    training: SerializeAsAny[Lora | Full | NoTraining]
+    training: SerializeAsAny[FineTuning | NoTraining]
     calibration_samples: Calibration = Calibration()
     evaluation: Evaluation = Evaluation()
 
@@ -187,6 +187,8 @@ def _slot(slot: str, tag: str, methods: dict[str, Any], given: Any) -> Any:
 
 
 def _check_combination(recipe: Recipe) -> None:
+    if isinstance(recipe.training, FineTuning):
+        recipe.training.check_settings(prunes=not isinstance(recipe.selection, KeepAll))
     if recipe.importance.scores_windows and not isinstance(recipe.selection, Contiguous | Explicit | KeepAll):
         raise UserError(
             f"importance.metric={recipe.importance.model_dump()['metric']} scores blocks of layers, and "

@@ -12,11 +12,12 @@ from depthprune.errors import UserError
 
 OWN = "depthprune"
 
-STAGES = ("score", "select", "prune", "train", "baseline", "evaluate")
+STAGES = ("score", "select", "prune", "answers", "train", "baseline", "evaluate")
 _ARTIFACTS = {
     "score": "scores.json",
     "select": "plan.json",
     "prune": "pruned",
+    "answers": "self-data.jsonl",
     "train": "tuned",
     "baseline": "baseline",
     "evaluate": "eval.json",
@@ -82,8 +83,9 @@ class RunFolder:
                 shutil.rmtree(artifact)
             else:
                 artifact.unlink(missing_ok=True)
-        if "prune" in stale:
-            (self.own / "recovery.json").unlink(missing_ok=True)
+        for stage, beside in (("prune", "recovery.json"), ("train", "training.json")):
+            if stage in stale:
+                (self.own / beside).unlink(missing_ok=True)
         self._publish()
 
     def artifact(self, stage: str) -> Path:
@@ -94,6 +96,11 @@ class RunFolder:
     def gradients(self) -> Path:
         """The factor pairs of the scoring run."""
         return self.own / "gradients"
+
+    @property
+    def teacher(self) -> Path:
+        """The dense model's predictions, while a distillation needs them."""
+        return self.own / "teacher"
 
     def fresh(self, folder: Path) -> Path:
         """`folder`, empty."""

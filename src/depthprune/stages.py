@@ -24,8 +24,8 @@ from depthprune.recovery.base import Evidence
 from depthprune.run_folder import RunFolder
 from depthprune.scoring import score_model
 from depthprune.selection import KeepAll, Plan
-from depthprune.training import Full, Lora, NoTraining, fine_tune, training_dtype
-from depthprune.training_log import LossLog
+from depthprune.training import NoTraining
+from depthprune.tuning import Tuning
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Job:
         report = recovery(model, plan, Evidence(self.folder.gradients, batches))
         self.folder.write("recovery.json", {"method": recovery.method, **report})
         remove_layers(model, plan.removed)
-        self._save(model, "prune")
+        self.save(model, "prune")
         if not self.recipe.keep_gradients:
             shutil.rmtree(self.folder.gradients, ignore_errors=True)
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -103,27 +103,18 @@ class Job:
         repaired = f", changes layer {changed}" if changed else ""
         return f"leaves {len(plan.kept)} layers, {parameters:,} parameters{repaired}"
 
+    def answers(self, digest: str) -> str:
+        """Lets the dense model answer the training prompts → self-data.jsonl."""
+        return Tuning(self).answer()
+
     def train(self, digest: str) -> str:
-        """Tunes the pruned model → the tuned checkpoint, metrics.jsonl."""
+        """Tunes the pruned model → the tuned checkpoint, metrics.jsonl, training.json."""
         start = self.folder.artifact("prune") if self.prunes else str(self.recipe.model)
-        return self._fine_tune(start, "train", digest)
+        return Tuning(self).fine_tune(start, "train", digest)
 
     def baseline(self, digest: str) -> str:
-        """Tunes the whole model the same way → the baseline checkpoint, metrics.jsonl."""
-        return self._fine_tune(str(self.recipe.model), "baseline", digest)
-
-    def _fine_tune(self, start: str | Path, stage: str, digest: str) -> str:
-        settings = self.recipe.training
-        assert isinstance(settings, Lora | Full)
-        scratch = self.folder.own / "trainer" / f"{stage}-{digest}"
-        model = self.load(start, training_dtype(settings, self.dtype))
-        rows = self.inputs.encoded(settings.max_length)
-        losses = LossLog(self.folder.own / "metrics.jsonl", stage)
-        fine_tune(model, self.inputs.tokenizer, rows, settings, scratch, self.recipe.seed, [losses])
-        if self.state.is_main_process:
-            self._save(model, stage)
-            shutil.rmtree(scratch.parent, ignore_errors=True)
-        return f"{settings.method} on {len(rows)} rows, {losses.steps} steps"
+        """Tunes the whole model the same way → the baseline checkpoint, metrics.jsonl, training.json."""
+        return Tuning(self).fine_tune(str(self.recipe.model), "baseline", digest)
 
     def evaluate(self, digest: str) -> str:
         """Measures every model of the table → eval.json; a call that was killed goes on with the next row."""
@@ -178,7 +169,8 @@ class Job:
         """A model on this process's device, by default in the dtype that it is stored in."""
         return load_model(path, dtype, self.state.device, self.recipe.trust_remote_code)
 
-    def _save(self, model: Any, stage: str) -> None:
+    def save(self, model: Any, stage: str) -> None:
+        """Writes the checkpoint of a stage, if it passes the gate."""
         checkpoint = self.folder.artifact(stage)
         shutil.rmtree(checkpoint, ignore_errors=True)
         save_verified(model.to(self.dtype), self.inputs.tokenizer, checkpoint)

@@ -1,4 +1,4 @@
-"""Fine-tuning on TRL's SFTTrainer: LoRA or full, resumable, and back to one plain model."""
+"""Training on TRL's SFTTrainer, and what TRL does to a model taken back."""
 
 import copy
 import json
@@ -8,73 +8,25 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel
-from pydantic import Field
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import layers_path, lora_targets
-from depthprune.settings import LoraSettings, Settings, TrainerSettings
+from depthprune.model.anatomy import layers_path
+from depthprune.settings import LoraSettings, TrainerSettings
+from depthprune.training.base import FineTuning, Start, uses_bf16
+from depthprune.training.lora import lora_config
+from depthprune.training.trained import trained_tensors
 
 if TYPE_CHECKING:  # trl takes seconds to import, and only a run that trains needs it
     from datasets import Dataset
     from trl import SFTTrainer
 
+    from depthprune.training.teacher import TeacherCache
+
 log = logging.getLogger("depthprune")
-
-
-class FineTuning(TrainerSettings):
-    """What the fine-tuning methods share beyond the Trainer's own settings."""
-
-    logging_steps: float = Field(0.01, gt=0)
-    """Below 1 a fraction of all steps."""
-    save_steps: float = Field(0.1, gt=0)
-    """A checkpoint to resume from, this often; below 1 a fraction of all steps."""
-    report_to: str = "none"
-    """Passed through to the Trainer: tensorboard, wandb, trackio, … ."""
-
-
-class Lora(LoraSettings, FineTuning):
-    """Low-rank adapters on every linear of the layers, merged into the model at the end."""
-
-    paper: ClassVar[str] = "LoRA (arXiv:2106.09685)"
-    method: Literal["lora"] = "lora"
-
-
-class Full(FineTuning):
-    """Every weight is trained, from float32 master weights."""
-
-    paper: ClassVar[str] = "–"
-    method: Literal["full"] = "full"
-    learning_rate: float = Field(1e-5, gt=0)
-
-
-class NoTraining(Settings):
-    """The pruned model is the result."""
-
-    paper: ClassVar[str] = "–"
-    method: Literal["none"] = "none"
-
-
-TRAININGS: dict[str, type[Lora] | type[Full] | type[NoTraining]] = {
-    "lora": Lora,
-    "full": Full,
-    "none": NoTraining,
-}
-
-
-def training_dtype(settings: TrainerSettings, checkpoint: torch.dtype) -> torch.dtype:
-    """The dtype to load weights in for training.
-
-    Trained weights are float32, since bf16 loses updates of a small learning rate. Frozen ones under LoRA
-    keep the checkpoint's dtype on an accelerator; on a CPU bf16 is several times slower than float32.
-    """
-    if isinstance(settings, LoraSettings) and torch.accelerator.is_available():
-        return checkpoint
-    return torch.float32
 
 
 def sft_trainer(
@@ -85,43 +37,50 @@ def sft_trainer(
     folder: Path,
     seed: int,
     callbacks: Sequence[TrainerCallback] = (),
+    teacher: "TeacherCache | None" = None,
 ) -> "SFTTrainer":
     """An SFTTrainer over tokenised rows: `input_ids`, and `completion_mask` where there is a completion.
 
-    With `LoraSettings` the model gets adapters; otherwise all of it trains. TRL changes the model's config
-    and its `forward`: wrap the training in `untouched`.
+    With `LoraSettings` the model gets float32 adapters, which alone train. A `teacher` over the same rows
+    makes it a distillation. TRL changes the model's config and `forward`: wrap the training in `untouched`.
     """
     from trl import SFTTrainer
 
     if not hasattr(model, model.base_model_prefix):  # Llama 4's text model, whose backbone TRL looks up by it
         model.base_model_prefix = layers_path(model).split(".")[0]
-    lora = _lora_config(model, settings) if isinstance(settings, LoraSettings) else None
-    model.requires_grad_(lora is None)
-    trainer = SFTTrainer(
-        model=model,
-        args=_trainer_arguments(model, settings, folder, seed, "completion_mask" in dataset.column_names),
-        train_dataset=dataset,
-        processing_class=copy.deepcopy(
-            tokenizer
-        ),  # TRL sets a pad token on it; the saved one stays as it was
-        peft_config=lora,
-        callbacks=list(callbacks),
-    )
+    options: dict[str, Any] = {
+        "model": model,
+        "args": _trainer_arguments(
+            model, settings, folder, seed, "completion_mask" in dataset.column_names, teacher is not None
+        ),
+        "train_dataset": dataset,
+        # TRL sets a pad token on it; the saved one stays as it was
+        "processing_class": copy.deepcopy(tokenizer),
+        "peft_config": lora_config(model, settings) if isinstance(settings, LoraSettings) else None,
+        "callbacks": list(callbacks),
+    }
+    if teacher is None:
+        trainer = SFTTrainer(**options)
+    else:
+        from depthprune.training.distill import DistillTrainer
+
+        trainer = DistillTrainer(**options, teacher=teacher)
+    trained: Any = trainer.model
+    for parameter in trained.parameters():
+        if parameter.requires_grad:  # TRL casts adapters on a quantised base to bfloat16
+            parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _trainer_arguments(model: Any, settings: TrainerSettings, folder: Path, seed: int, masked: bool) -> Any:
+def _trainer_arguments(
+    model: Any, settings: TrainerSettings, folder: Path, seed: int, masked: bool, taught: bool
+) -> Any:
     from trl import SFTConfig
 
     accelerated = torch.accelerator.is_available()
     fine_tuning = settings if isinstance(settings, FineTuning) else None
     common = TrainerSettings.model_fields.keys() - {"max_length", "gradient_checkpointing", "bf16"}
-    bf16 = (
-        settings.bf16
-        if settings.bf16 is not None
-        else torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    )
     checkpointing = settings.gradient_checkpointing
     balanced = hasattr(model.config.get_text_config(), "num_experts")
     return SFTConfig(
@@ -130,7 +89,7 @@ def _trainer_arguments(model: Any, settings: TrainerSettings, folder: Path, seed
         max_length=None,  # the rows come truncated, and a row that would vanish has been reported
         completion_only_loss=masked,
         router_aux_loss_coef=None if balanced else 0.0,  # TRL's balancing loss reads `num_experts`
-        bf16=bf16,
+        bf16=uses_bf16(settings),
         gradient_checkpointing=accelerated if checkpointing is None else checkpointing,
         use_cpu=not accelerated,
         dataloader_pin_memory=accelerated,
@@ -142,26 +101,7 @@ def _trainer_arguments(model: Any, settings: TrainerSettings, folder: Path, seed
         save_total_limit=2,  # one behind, should the newest be torn
         disable_tqdm=not sys.stderr.isatty(),
         ddp_find_unused_parameters=False,
-    )
-
-
-def _lora_config(model: torch.nn.Module, settings: LoraSettings) -> LoraConfig:
-    targets = lora_targets(model)
-    if targets.without_adapter:
-        log.warning("no adapter on: %s", "; ".join(targets.without_adapter))
-    dropout = settings.lora_dropout
-    if targets.target_parameters and dropout:
-        log.warning(
-            "LoRA dropout is off: PEFT has none for stacked experts (%s)", targets.target_parameters[0]
-        )
-        dropout = 0.0
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
-        lora_dropout=dropout,
-        target_modules=targets.target_modules,
-        target_parameters=targets.target_parameters or None,
+        remove_unused_columns=not taught,  # the rows' numbers, by which the teacher's predictions are found
     )
 
 
@@ -179,21 +119,26 @@ def untouched(model: Any) -> Iterator[None]:
 
 
 def fine_tune(
-    model: Any,
+    start: Start,
     tokenizer: Any,
     dataset: "Dataset",
-    settings: Lora | Full,
+    settings: FineTuning,
     folder: Path,
     seed: int,
     callbacks: Sequence[TrainerCallback] = (),
-) -> torch.nn.Module:
-    """Trains `model` and returns it as a plain model in eval mode, adapters merged.
+    teacher: "TeacherCache | None" = None,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Trains the checkpoint `start`; a plain model in eval mode, adapters merged, and its `trained_tensors`.
 
     `folder` is the Trainer's own. A call that was killed goes on from its newest whole checkpoint there, with
     the same result as if it had not been.
     """
+    model: Any = settings.load(start)
+    settings.choose_trained(model)
     with untouched(model):
-        trainer = sft_trainer(model, tokenizer, dataset, settings, folder, seed, callbacks)
+        trainer: Any = sft_trainer(model, tokenizer, dataset, settings, folder, seed, callbacks, teacher)
+        trains = trained_tensors(trainer.model)
+        log.info("%-8s trains %s", "train", _said(trains))
         checkpoint = newest_checkpoint(folder)
         if checkpoint is not None:
             log.info("training goes on from %s", checkpoint.name)
@@ -205,9 +150,13 @@ def fine_tune(
                 f"training ended with weights that are not finite: lower training.learning_rate "
                 f"({settings.learning_rate:g})"
             )
-        if isinstance(trained, PeftModel):
-            trained.merge_and_unload()
-    return model.requires_grad_(True).eval()
+        plain = settings.plain(trained, start)
+    return plain.requires_grad_(True).eval(), trains
+
+
+def _said(trains: dict[str, Any]) -> str:
+    millions = f"{trains['trained'] / 1e6:.3g} M of {trains['parameters'] / 1e6:.3g} M parameters"
+    return f"{trains['what']}: {millions}"
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -1,0 +1,134 @@
+"""Training on the dense model's own answers to the user's prompts (arXiv:2602.01997)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from depthprune.data.batches import token_batches
+from depthprune.data.examples import Examples
+from depthprune.data.tokens import encode_prompts
+from depthprune.errors import UserError
+from depthprune.evaluation.logprobs import BATCH_ROW
+from depthprune.evaluation.progress import with_progress
+from depthprune.generation import continuations, decoding, fitted
+from depthprune.run_folder import write_text
+from depthprune.training.base import SelfData
+
+
+def check_prompts(examples: Examples) -> None:
+    """Raises `UserError` for rows that ask nothing."""
+    if examples.kind == "text":
+        raise UserError(
+            f"{examples.source}: rows of `text` have no prompts for the model to answer: give rows with "
+            "`prompt` and `completion` or `messages`, or choose training.data=given"
+        )
+
+
+def write_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Examples,
+    settings: SelfData,
+    length: int,
+    seed: int,
+    path: Path,
+    chat_template: str | None = None,
+) -> str:
+    """Lets `model` answer every prompt → `path`, and says in a line what it wrote.
+
+    `path` holds JSON lines in the order of `examples`: the columns of the user's own rows, and `row` (the
+    place there), `input_ids`, `completion_mask`, and `finished`, false where the length ended the answer.
+    Prompt and answer share `length` tokens. Blank answers are left out. Batches go to a file beside `path`
+    as they come: a call that was killed goes on with the next one.
+
+    Raises:
+        UserError: all answers are blank.
+    """
+    asked = encode_prompts(examples, tokenizer, chat_template)
+    prompts, new_tokens = fitted(asked, tokenizer, length, settings.max_new_tokens)
+    decoded = decoding(model, tokenizer, new_tokens, settings.temperature)
+    batches = token_batches([len(ids) + new_tokens for ids in prompts], settings.batch_size * BATCH_ROW)
+    partial = path.with_suffix(".partial")
+    done = _whole_lines(partial)
+    with partial.open("a", encoding="utf-8") as stream:
+        for number, indices in with_progress(list(enumerate(batches))[len(done) :], "answers"):
+            # A batch's draws hang on its number alone, so that a resumed call draws the same.
+            with torch.random.fork_rng(), torch.inference_mode():
+                torch.manual_seed(seed + number)
+                done.append(continuations(model, [prompts[i] for i in indices], decoded))
+            stream.write(json.dumps(done[-1]) + "\n")
+            stream.flush()
+    written = {
+        i: ids
+        for batch, answers in zip(batches, done, strict=True)
+        for i, ids in zip(batch, answers, strict=True)
+    }
+    ends = set(decoded.eos_token_id or [])
+    rows = [_row(examples, i, prompts[i], written[i], ends, tokenizer) for i in range(len(prompts))]
+    note = _write(rows, examples.source, path)
+    partial.unlink()
+    return note
+
+
+def answered_rows(path: Path) -> datasets.Dataset:
+    """The rows of `write_answers` as training takes them, with the very tokens that were written.
+
+    An answer that the length ended has no EOS: the model is not to learn to stop there.
+    """
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return datasets.Dataset.from_list(
+        [{name: row[name] for name in ("input_ids", "completion_mask")} for row in rows]
+    )
+
+
+def _whole_lines(partial: Path) -> list[list[list[int]]]:
+    """The batches that an earlier call wrote to their end; the file then holds just these."""
+    if not partial.is_file():
+        return []
+    lines = partial.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    write_text(partial, "".join(whole))
+    return [json.loads(line) for line in whole]
+
+
+def _row(
+    examples: Examples, i: int, prompt: list[int], answer: list[int], ends: set[int], tokenizer: Any
+) -> dict[str, Any]:
+    # Decoded behind its prompt, for decoding an answer alone may drop the space that it begins with.
+    before = tokenizer.decode(prompt, skip_special_tokens=True)
+    whole = tokenizer.decode(prompt + answer, skip_special_tokens=True)
+    text = (
+        whole.removeprefix(before)
+        if whole.startswith(before)
+        else tokenizer.decode(answer, skip_special_tokens=True)
+    )
+    asked = examples.rows[i]["prompt"]
+    if examples.kind == "messages":
+        columns = {"messages": [*asked, {"role": "assistant", "content": text}]}
+    else:
+        columns = {"prompt": asked, "completion": text}
+    return {
+        "row": i,
+        **columns,
+        "finished": answer[-1] in ends,
+        "blank": not text.strip(),
+        "input_ids": prompt + answer,
+        "completion_mask": [0] * len(prompt) + [1] * len(answer),
+    }
+
+
+def _write(rows: list[dict[str, Any]], source: str, path: Path) -> str:
+    kept = [{name: row[name] for name in row if name != "blank"} for row in rows if not row["blank"]]
+    if not kept:
+        raise UserError(
+            f"{source}: the model's answers to all {len(rows)} prompts are blank, nothing to learn from: "
+            "choose training.data=given"
+        )
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+    blank = f", {len(rows) - len(kept)} blank ones left out" if len(kept) < len(rows) else ""
+    unfinished = sum(not row["finished"] for row in kept)
+    return f"{len(kept)} answers{blank}, {unfinished} of them cut off by the length"
