@@ -287,6 +287,7 @@ def _quiet() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (open until the process ends)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, whatever is trained
     # Read by the libraries when they are imported; a user's own settings win.
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)

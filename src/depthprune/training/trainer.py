@@ -138,7 +138,7 @@ def fine_tune(
     with untouched(model):
         trainer: Any = sft_trainer(model, tokenizer, dataset, settings, folder, seed, callbacks, teacher)
         trains = trained_tensors(trainer.model)
-        log.info("%-8s trains %s", "train", _said(trains))
+        log.info("trains %s", _said(trains))
         checkpoint = newest_checkpoint(folder)
         if checkpoint is not None:
             log.info("training goes on from %s", checkpoint.name)
