@@ -4,7 +4,7 @@ from tiny import FAMILIES, tiny_batch, tiny_model
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers
-from depthprune.model.skip import skipped
+from depthprune.model.skip import skipped, skipped_layers
 from depthprune.model.surgery import remove_layers
 
 
@@ -41,3 +41,30 @@ def test_gradients_pass_through_a_skipped_layer():
         model(**batch, labels=batch["input_ids"]).loss.backward()
     graded = [any(p.grad is not None for p in layer.parameters()) for layer in decoder_layers(model)]
     assert graded == [True, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("family", ["llama", "falcon"])
+def test_blocks_may_be_nested(family):
+    model, batch = tiny_model(family), tiny_batch()
+    with torch.no_grad():
+        with skipped(model, [1, 4]):
+            both = model(**batch).logits
+        with skipped(model, [4]):
+            outer = model(**batch).logits
+            with skipped(model, [1, 4]):
+                assert skipped_layers(model) == [1, 4]
+                assert torch.equal(model(**batch).logits, both)
+            assert skipped_layers(model) == [4]
+            assert torch.equal(model(**batch).logits, outer)
+    assert skipped_layers(model) == []
+
+
+@pytest.mark.parametrize("family, length", [("llama", None), ("falcon", 2)])
+def test_known_forms_spare_the_call_that_shows_them(family, length):
+    model, batch, forms, calls = tiny_model(family), tiny_batch(), {}, []
+    next(decoder_layers(model)[0].children()).register_forward_hook(lambda *_: calls.append(0))
+    with torch.no_grad():
+        for _ in range(3):
+            with skipped(model, [0], forms):
+                model(**batch)
+    assert len(calls) == 1 and forms == {type(decoder_layers(model)[0]): length}

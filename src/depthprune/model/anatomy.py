@@ -138,6 +138,14 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
+def decoder(model: nn.Module) -> nn.Module:
+    """The module that turns token ids into the hidden states that the head reads."""
+    model = unwrap(model)
+    found = model.get_decoder()
+    # Llama 4's text model names itself.
+    return model.get_submodule(layers_path(model).rpartition(".")[0]) if found is model else found
+
+
 def linear_weights(layer: nn.Module) -> dict[str, LinearWeight]:
     """Every linear weight of a layer by its dotted name in the layer, found by type; routers are left out.
 

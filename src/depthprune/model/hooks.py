@@ -39,8 +39,9 @@ def for_each_layer_io(
         handles.append(layer.register_forward_hook(lambda _, args, output, i=i: leave(i, output)))
     try:
         # The head is not needed, and neither is its loss.
-        inner = unwrap(model).base_model
-        inner(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False)
+        inner = unwrap(model)
+        read = {key: value.to(inner.device) for key, value in batch.items() if key != "labels"}
+        inner.base_model(**read, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,0 +1,77 @@
+"""The model without one layer, for each of its layers; what the layers before it computed is kept."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from depthprune.model.anatomy import decoder, decoder_layers
+from depthprune.model.skip import Forms, output_form, skipped, skipped_layers
+
+
+def without_each_layer(model: nn.Module, batch: Mapping[str, Tensor]) -> Iterator[tuple[int, ModelOutput]]:
+    """Runs the model without layer i, for each layer i that is not skipped already, the deepest first.
+
+    Yields i and what the decoder returns; its `last_hidden_state` is what the head reads, [B, T, d]. The pass
+    without the deepest layer keeps what enters every layer; the pass without layer i begins behind it. For m
+    layers that makes (m − 1)(m + 2)/2 layer passes in place of m(m − 1). Keeps m hidden states of one batch.
+
+    The family's own forward pass is run each time, so that masks and positions are its own; `labels` are left
+    out. Use within `torch.no_grad()`.
+    """
+    layers = decoder_layers(model)
+    gone = set(skipped_layers(model))
+    there = [i for i in range(len(layers)) if i not in gone]
+    forms: Forms = {}
+    entering: dict[int, Tensor] = {}
+    with skipped(model, there[-1:], forms), _keeping_inputs(layers, there, entering, forms):
+        output = _decode(model, batch)
+    yield there[-1], output
+    for i in reversed(there[:-1]):
+        with skipped(model, range(i + 1), forms), _replaced_input(layers[i], entering.pop(i)):
+            output = _decode(model, batch)
+        yield i, output
+
+
+def _decode(model: nn.Module, batch: Mapping[str, Tensor]) -> ModelOutput:
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    return decoder(model)(**inputs, use_cache=False)
+
+
+@contextmanager
+def _keeping_inputs(
+    layers: nn.ModuleList, there: list[int], entering: dict[int, Tensor], forms: Forms
+) -> Iterator[None]:
+    """Fills `entering` with what the layers `there` read, and `forms` with what they return."""
+
+    def enter(i: int, args: tuple, kwargs: dict) -> None:
+        # A copy, since some layers add to their input in place.
+        entering[i] = (args[0] if args else kwargs["hidden_states"]).clone()
+
+    def leave(layer: nn.Module, args: Any, output: Any) -> None:
+        forms.setdefault(type(layer), output_form(output))
+
+    with ExitStack() as stack:
+        for i in there[:-1]:
+            before = layers[i].register_forward_pre_hook(
+                lambda _, args, kwargs, i=i: enter(i, args, kwargs), with_kwargs=True
+            )
+            stack.callback(before.remove)
+            stack.callback(layers[i].register_forward_hook(leave).remove)
+        yield
+
+
+@contextmanager
+def _replaced_input(layer: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """Inside the block the layer reads these hidden states, whatever is handed to it."""
+
+    def replace(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
+
+    handle = layer.register_forward_pre_hook(replace, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
