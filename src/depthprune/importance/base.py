@@ -18,8 +18,9 @@ class MetricSettings(Settings):
     per layer on the CPU, [L]; a higher score means a layer more worth keeping.
     """
 
-    needs: ClassVar[Literal["nothing", "calibration", "gradients", "training"]]
-    """`gradients`: calibration samples and a backward pass; `training`: a training run."""
+    needs: ClassVar[Literal["nothing", "weights", "calibration", "gradients", "training"]]
+    """`weights`: the checkpoint's files and no loaded model; `gradients`: calibration samples and a backward
+    pass; `training`: a training run."""
     scores_windows: ClassVar[bool] = False
     """Whether it compares windows of layers, which only `selection.method=contiguous` can use."""
     paper: ClassVar[str]

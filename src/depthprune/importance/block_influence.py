@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from depthprune.errors import UserError
 from depthprune.importance.base import Batches, MetricSettings
+from depthprune.importance.damage import refuse_non_finite
 from depthprune.model.anatomy import decoder_layers
 from depthprune.model.hooks import record_layer_io
 
@@ -35,4 +36,4 @@ class BlockInfluence(MetricSettings):
             tokens += int(real.sum())
         if tokens == 0:
             raise UserError("block-influence: the calibration batches hold no token; give at least one batch")
-        return (turned / tokens).float()
+        return refuse_non_finite(self.metric, (turned / tokens).float(), model)

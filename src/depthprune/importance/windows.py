@@ -9,6 +9,7 @@ from torch import Tensor
 
 from depthprune.errors import UserError
 from depthprune.importance.base import Batches, MetricSettings
+from depthprune.importance.damage import refuse_non_finite
 from depthprune.model.anatomy import decoder_layers
 from depthprune.model.hooks import record_layer_io
 
@@ -31,7 +32,8 @@ class WindowMetric(MetricSettings):
     ) -> dict[int, Tensor]:
         """For each length n the mean distance of every window, float32 [L − n + 1], by its first layer.
 
-        Raises `UserError` without any token, and for a length that the model has not.
+        Raises `UserError` without any token, for a length that the model has not, and where a distance is not
+        finite.
         """
         depth = len(decoder_layers(model))
         if not all(1 <= length <= depth for length in lengths):
@@ -49,7 +51,11 @@ class WindowMetric(MetricSettings):
             items += count
         if items == 0:
             raise UserError("the calibration batches hold no token; give at least one batch")
-        return {length: (total / items).float() for length, total in sums.items()}
+        metric = self.model_dump()["metric"]
+        return {
+            length: refuse_non_finite(metric, (total / items).float(), model)
+            for length, total in sums.items()
+        }
 
     def __call__(self, model: torch.nn.Module, batches: Batches) -> Tensor:
         """The distance across each layer alone, float32 [L]."""

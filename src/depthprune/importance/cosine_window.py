@@ -1,0 +1,22 @@
+"""Cosine distance across a window (LLM-Streamline, arXiv:2403.19135): how far n layers turn the stream."""
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from depthprune.importance.windows import WindowMetric
+
+
+class CosineWindow(WindowMetric):
+    """1 − E_t[cos(h_i[t], h_{i+n}[t])], the mean over the real tokens of the calibration samples."""
+
+    needs: ClassVar[Literal["calibration"]] = "calibration"
+    paper: ClassVar[str] = "LLM-Streamline (arXiv:2403.19135)"
+    cost: ClassVar[str] = "1 forward pass"
+    metric: Literal["cosine-window"] = "cosine-window"
+
+    def distance(self, before: Tensor, after: Tensor, mask: Tensor) -> tuple[float, int]:
+        """1 − cosine of each real token, in [0, 2]."""
+        turned = 1 - cosine_similarity(before[mask], after[mask], dim=-1)
+        return float(turned.double().sum()), len(turned)

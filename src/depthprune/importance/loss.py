@@ -1,0 +1,23 @@
+"""Loss without a layer (SLEB, arXiv:2402.09025): with iterative selection, greedy search."""
+
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from depthprune.importance.base import Batches
+from depthprune.importance.damage import refuse_non_finite
+from depthprune.importance.masked import MaskedForward
+
+
+class Loss(MaskedForward):
+    """The mean cross-entropy a token, in nats, of the model without layer i.
+
+    Removed layer by layer with all others scored again, these are the paper's redundant blocks.
+    """
+
+    paper: ClassVar[str] = "SLEB (arXiv:2402.09025)"
+    metric: Literal["loss"] = "loss"
+
+    def __call__(self, model: nn.Module, batches: Batches) -> Tensor:
+        """Returns a float32 tensor [L] on the CPU; raises as `losses` does."""
+        return refuse_non_finite(self.metric, self.losses(model, batches).float(), model)

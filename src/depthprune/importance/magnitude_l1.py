@@ -1,0 +1,17 @@
+"""Magnitude, Σ|W| (Shortened LLaMA, Reassessing Layer Pruning): the layers with the smallest weights go."""
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from depthprune.importance.magnitude import Magnitude
+
+
+class MagnitudeL1(Magnitude):
+    """s_i = Σ|W| over all weights of layer i."""
+
+    paper: ClassVar[str] = "Shortened LLaMA (arXiv:2402.02834)"
+    metric: Literal["magnitude-l1"] = "magnitude-l1"
+
+    def size(self, block: Tensor) -> Tensor:
+        return block.abs().sum()

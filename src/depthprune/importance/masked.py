@@ -1,0 +1,48 @@
+"""What the metrics share that measure the model without one layer."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from depthprune.errors import UserError
+from depthprune.importance.base import Batches, MetricSettings
+from depthprune.model.anatomy import decoder_layers, unwrap
+from depthprune.model.head import IGNORED, next_tokens, summed_loss
+from depthprune.model.resume import without_each_layer
+
+
+class MaskedForward(MetricSettings):
+    """A loss of the model without layer i, for each layer i.
+
+    One batch at a time keeps what enters each layer, so that the pass without layer i begins behind it: for m
+    layers (m + 2)/2m of the layer passes that a pass for each would take.
+    """
+
+    needs: ClassVar[Literal["calibration"]] = "calibration"
+    cost: ClassVar[str] = "about L/2 forward passes"
+
+    @torch.inference_mode()
+    def losses(self, model: nn.Module, batches: Batches) -> Tensor:
+        """The mean cross-entropy a target token, in nats, of the model without each layer, float64 [L].
+
+        Labels are honoured, padding never counts. Layers that are skipped already stay at 0.
+
+        Raises:
+            UserError: the batches hold no token to predict.
+        """
+        metric = self.model_dump()["metric"]
+        sums = torch.zeros(len(decoder_layers(model)), dtype=torch.float64)
+        tokens = 0
+        for batch in batches:
+            batch = {key: value.to(unwrap(model).device) for key, value in batch.items()}
+            targets = next_tokens(batch)
+            tokens += int((targets != IGNORED).sum())
+            for i, output in without_each_layer(model, batch):
+                sums[i] += summed_loss(model, output, targets)
+        if tokens == 0:
+            raise UserError(
+                f"{metric}: the calibration batches hold no token to predict; give samples of two tokens or "
+                "more, with labels that are not all -100"
+            )
+        return sums / tokens

@@ -1,0 +1,23 @@
+"""Perplexity without a layer (Shortened LLaMA, arXiv:2402.02834): how badly the model misses it."""
+
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from depthprune.importance.base import Batches
+from depthprune.importance.damage import refuse_non_finite
+from depthprune.importance.masked import MaskedForward
+
+
+class Perplexity(MaskedForward):
+    """exp of the mean cross-entropy a token of the model without layer i.
+
+    It ranks as `loss` does; higher means the model misses the layer more.
+    """
+
+    paper: ClassVar[str] = "Shortened LLaMA (arXiv:2402.02834)"
+    metric: Literal["perplexity"] = "perplexity"
+
+    def __call__(self, model: nn.Module, batches: Batches) -> Tensor:
+        """Returns a float32 tensor [L] on the CPU, each entry at least 1; raises as `losses` does."""
+        return refuse_non_finite(self.metric, self.losses(model, batches).exp().float(), model)
