@@ -10,8 +10,10 @@ import torch
 
 from depthprune.cost import measured
 from depthprune.importance.igia import GradientRecorder, Igia
+from depthprune.importance.magnitude import Magnitude
 from depthprune.importance.windows import WindowMetric
 from depthprune.model.skip import skipped
+from depthprune.model.stored import stored_weights
 from depthprune.model.surgery import remove_layers
 from depthprune.selection import Contiguous, Iterative
 from depthprune.selection.one_shot import finite
@@ -29,10 +31,26 @@ Scorer = Callable[[Sequence[int]], dict[str, Any]]
 def score_model(job: "Job", partial: str) -> dict[str, Any]:
     """`scores`, `samples` and `rounds` of `scores.json`; finished rounds are kept in the file `partial`."""
     metric: Any = job.recipe.importance
-    score = _training_scorer(job, metric) if isinstance(metric, Igia) else _scorer(job, metric)
+    score = _choose_scorer(job, metric)
     if isinstance(job.recipe.selection, Iterative):
         return _in_rounds(job, score, job.recipe.selection, partial)
     return {**score(()), "rounds": []}
+
+
+def _choose_scorer(job: "Job", metric: Any) -> Scorer:
+    if isinstance(metric, Igia):
+        return _training_scorer(job, metric)
+    return _weight_scorer(job, metric) if isinstance(metric, Magnitude) else _scorer(job, metric)
+
+
+def _weight_scorer(job: "Job", metric: Magnitude) -> Scorer:
+    """The weights stay what they are as layers go: one reading serves all rounds."""
+    weights = stored_weights(str(job.recipe.model), job.inputs.skeleton)
+    if weights is None:
+        scores = metric(job.load(str(job.recipe.model)))
+    else:
+        scores = metric.over(weights, job.inputs.num_layers)
+    return lambda removed: {"scores": scores.tolist(), "samples": 0}
 
 
 def _scorer(job: "Job", metric: Any) -> Scorer:

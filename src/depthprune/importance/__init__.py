@@ -8,15 +8,27 @@ from depthprune.errors import UserError
 from depthprune.importance.angular import Angular
 from depthprune.importance.base import Batches, MetricSettings
 from depthprune.importance.block_influence import BlockInfluence
+from depthprune.importance.cosine_window import CosineWindow
 from depthprune.importance.igia import Igia
+from depthprune.importance.loss import Loss
+from depthprune.importance.magnitude_l1 import MagnitudeL1
+from depthprune.importance.magnitude_l2 import MagnitudeL2
+from depthprune.importance.perplexity import Perplexity
 from depthprune.importance.random import Random
 from depthprune.importance.reverse import Reverse
+from depthprune.importance.taylor import Taylor
 from depthprune.settings import build
 
 METRICS: dict[str, type[MetricSettings]] = {
     "igia": Igia,
     "block-influence": BlockInfluence,
     "angular": Angular,
+    "cosine-window": CosineWindow,
+    "perplexity": Perplexity,
+    "loss": Loss,
+    "taylor": Taylor,
+    "magnitude-l1": MagnitudeL1,
+    "magnitude-l2": MagnitudeL2,
     "reverse": Reverse,
     "random": Random,
 }
