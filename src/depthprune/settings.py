@@ -60,8 +60,15 @@ def _explain(problem: ValidationError, settings: type[BaseModel], where: str) ->
     first = problem.errors()[0]
     key = ".".join([*([where] if where else []), *map(str, first["loc"])])
     if first["type"] == "extra_forbidden":
-        known = list(settings.model_fields)
+        known = list(_owner(settings, first["loc"]).model_fields)
         close = get_close_matches(str(first["loc"][-1]), known, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
         return f"{key}: no such setting; {mend}"
     return f"{key} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _owner(settings: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel]:
+    """The settings class that the last key of `path` was looked for in."""
+    for key in path[:-1]:
+        settings = settings.model_fields[key].annotation  # type: ignore[assignment]
+    return settings

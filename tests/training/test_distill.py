@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tuned import SHORT, TOKENIZER, Killed, KillAt, Log, checkpoint, encoded, tune, weights
+from tuned import SHORT, TOKENIZER, KillAt, Killed, Log, checkpoint, encoded, tune, weights
 
 from depthprune.model.surgery import remove_layers
 from depthprune.training import Distillation, Full, Lora, Partial, QLora
@@ -11,6 +11,7 @@ from depthprune.training.distill import divergence
 from depthprune.training.teacher import TeacherCache, lumped
 
 V = 11
+DEFAULT = Distillation()
 
 
 def random_logits(seed: int, scale: float = 3.0) -> torch.Tensor:
@@ -65,8 +66,8 @@ def taught(tmp_path):
     """(a pruned checkpoint, `make(settings)`: its dense model's predictions on the training rows)."""
     dense = checkpoint(tmp_path / "dense").load(torch.float32)
 
-    def make(settings=Distillation(), rows=None):
-        folder = tmp_path / f"teacher-{settings.top_k}-{settings.temperature}-{rows is None}"
+    def make(settings=DEFAULT, rows=None):
+        folder = tmp_path / f"teacher-{settings.top_k}-{settings.temperature}"
         cache = TeacherCache(folder, rows if rows is not None else encoded(), settings)
         cache.fill(dense, TOKENIZER, cache.missing(), 256)
         return cache
@@ -135,12 +136,13 @@ def test_every_method_follows_the_teacher_and_resumes(tmp_path, taught, method):
     options = {"last_layers": 1} if method is Partial else {}
     every_row = {**SHORT, "per_device_train_batch_size": 32, "learning_rate": 2e-3}
     settings = method(loss="distill", distill={"weight": 1.0}, **every_row, **options)
+    teacher = make(settings.distill)
     log = Log()
-    whole, _ = tune(start, settings, tmp_path / "whole", [log], teacher=make())
+    whole, _ = tune(start, settings, tmp_path / "whole", [log], teacher=teacher)
     divergences = [line["kl"] for line in log.lines if "kl" in line]
     assert len(divergences) == 4
     assert divergences[-1] < 0.98 * divergences[0]
     with pytest.raises(Killed):
-        tune(start, settings, tmp_path / "killed", [KillAt(3)], teacher=make())
-    resumed, _ = tune(start, settings, tmp_path / "killed", teacher=make())
+        tune(start, settings, tmp_path / "killed", [KillAt(3)], teacher=teacher)
+    resumed, _ = tune(start, settings, tmp_path / "killed", teacher=teacher)
     assert all(torch.equal(weights(whole)[name], weight) for name, weight in weights(resumed).items())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import tiny_model
 from torch import nn
-from tuned import SHORT, Killed, KillAt, checkpoint, tune, weights
+from tuned import SHORT, KillAt, Killed, checkpoint, tune, weights
 
 from depthprune import UserError
 from depthprune.model.anatomy import decoder_layers, linear_weights, lm_head
@@ -67,7 +67,9 @@ def test_training_changes_the_adapted_weights_and_no_other(tmp_path):
     before = weights(start.load(torch.float32))
     model, trains = tune(start, SMALL, tmp_path / "trainer")
     after = weights(model)
-    linears = {f"model.layers.{i}.{name}" for i in range(2) for name in linear_weights(decoder_layers(model)[0])}
+    linears = {
+        f"model.layers.{i}.{name}" for i in range(2) for name in linear_weights(decoder_layers(model)[0])
+    }
     assert {name for name in before if not torch.equal(before[name], after[name])} == linears
     assert trains["what"] == "adapters in layers 0–1"
     assert trains["parameters"] == sum(weight.numel() for weight in before.values())

@@ -22,7 +22,9 @@ def naive(model, row, k, temperature):
     return top.indices, top.values, (1 - top.values.exp().sum(-1, keepdim=True)).log()
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "cohere2", "opt", "falcon", "granite", "bloom"])
+@pytest.mark.parametrize(
+    "family", ["llama", "gpt2", "gemma2", "cohere2", "opt", "falcon", "granite", "bloom"]
+)
 def test_the_head_on_learned_tokens_alone_gives_their_logits(family):
     dense = model(family)
     ids = torch.randint(3, 100, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -43,7 +45,9 @@ def test_the_head_on_learned_tokens_alone_gives_their_logits(family):
 
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_predictions_of_any_rows_in_any_order_are_those_of_each_alone(tmp_path, monkeypatch, masked, temperature):
+def test_predictions_of_any_rows_in_any_order_are_those_of_each_alone(
+    tmp_path, monkeypatch, masked, temperature
+):
     monkeypatch.setattr(teacher, "BLOCK", 5)
     rows = encoded(17) if masked else encoded(17).remove_columns("completion_mask")
     dense = model()

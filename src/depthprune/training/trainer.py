@@ -133,6 +133,7 @@ def fine_tune(
     `folder` is the Trainer's own. A call that was killed goes on from its newest whole checkpoint there, with
     the same result as if it had not been.
     """
+    assert (settings.loss == "distill") == (teacher is not None)
     model: Any = settings.load(start)
     settings.choose_trained(model)
     with untouched(model):
