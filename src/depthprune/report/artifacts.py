@@ -18,6 +18,7 @@ class Artifacts:
         recipe: the resolved recipe.
         stages: stage → digest, seconds, peak_bytes, of those that ended.
         losses: the training log, one entry a line, each with its stage.
+        training: stage → what it trained.
         config: of the model that the run folder is, once there is one.
     """
 
@@ -29,6 +30,7 @@ class Artifacts:
     environment: dict[str, Any] | None
     stages: dict[str, Any]
     losses: list[dict[str, Any]]
+    training: dict[str, Any] | None
     config: dict[str, Any] | None
 
     @property
@@ -70,5 +72,6 @@ def read_artifacts(folder: RunFolder) -> Artifacts:
         environment=read("environment.json"),
         stages=read("stages.json") or {},
         losses=[json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else [],
+        training=read("training.json"),
         config=json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None,
     )

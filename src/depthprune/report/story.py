@@ -9,12 +9,13 @@ from depthprune.importance import METRICS
 from depthprune.report.artifacts import Artifacts
 from depthprune.report.figures import percent, plural, runs
 from depthprune.report.plots import gathered
+from depthprune.report.tuned import tuning
 
-TUNING = {"lora": "LoRA, the adapters merged", "full": "full fine-tuning"}
 STAGES = {
     "score": "scoring the layers",
     "select": "choosing the layers",
     "prune": "removing them, saving and checking",
+    "answers": "letting the whole model answer the prompts",
     "train": "fine-tuning the pruned model",
     "baseline": "fine-tuning the whole model (control)",
     "evaluate": "evaluating every model",
@@ -42,9 +43,7 @@ def summary(run: Artifacts, model: str) -> str:
     if repaired:
         layers = ", ".join(map(str, repaired))
         said += f"; layer{'s' if len(repaired) > 1 else ''} {layers} repaired by a linear map"
-    return said + (
-        f". What remains was fine-tuned ({TUNING.get(run.tuned, run.tuned)})." if run.tuned else "."
-    )
+    return said + (f". What remains was fine-tuned ({tuning(run)})." if run.tuned else ".")
 
 
 def _chosen(run: Artifacts) -> str:
