@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, SerializeAsAny
 
+from depthprune.compatibility import check_block, check_who_chooses
 from depthprune.errors import UserError
 from depthprune.importance import METRICS
 from depthprune.importance.base import MetricSettings
@@ -110,6 +111,8 @@ def load_recipe(name_or_path: str | Path, /, **overrides: Any) -> Recipe:
         values["eval"] = (values["eval"],)
     recipe = build(Recipe, values)
     _check_combination(recipe)
+    check_who_chooses(recipe)
+    check_block(recipe)
     return recipe
 
 

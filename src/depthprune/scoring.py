@@ -66,7 +66,7 @@ def _scorer(job: "Job", metric: Any) -> Scorer:
 
     def score(removed: Sequence[int]) -> dict[str, Any]:
         if isinstance(job.recipe.selection, Contiguous) and isinstance(metric, WindowMetric):
-            length = job.recipe.selection.length(job.inputs.sizes)
+            length = job.recipe.selection.window(job.inputs.sizes)
             windows = metric.windows(model, batches, {1, length})
             block = {str(length): windows[length].tolist()}
             return {"scores": windows[1].tolist(), "windows": block, "samples": samples}

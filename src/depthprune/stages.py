@@ -23,7 +23,7 @@ from depthprune.recipe import Recipe
 from depthprune.recovery.base import Evidence
 from depthprune.run_folder import RunFolder
 from depthprune.scoring import score_model
-from depthprune.selection import KeepAll, Plan
+from depthprune.selection import ByRecovery, KeepAll, Plan
 from depthprune.training import NoTraining
 from depthprune.tuning import Tuning
 
@@ -78,13 +78,22 @@ class Job:
 
     def select(self, digest: str) -> str:
         """Chooses the layers that go → plan.json."""
-        plan = self.inputs.plan(self.folder.read("scores.json"))
+        decides = self.recipe.recovery.decides
+        plan = self._decided() if decides else self.inputs.plan(self.folder.read("scores.json"))
         pruned_config(self.inputs.config, plan.removed)  # refuses what the family's config cannot say
         self.folder.write("plan.json", plan.to_json())
         removed = (
             f"removes {len(plan.removed)} of {plan.num_layers} layers: {', '.join(map(str, plan.removed))}"
         )
         return ". ".join([removed, *plan.notes])
+
+    def _decided(self) -> Plan:
+        """The plan of a recovery that chooses the layers itself, in the dtype that it will merge in."""
+        selection = self.recipe.selection
+        assert isinstance(selection, ByRecovery)
+        model = self.load(str(self.recipe.model), self.dtype)
+        evidence = Evidence(batches=self.inputs.batches())
+        return self.recipe.recovery.choose(model, evidence, selection, self.inputs.sizes)
 
     def prune(self, digest: str) -> str:
         """Repairs and cuts the model → the pruned checkpoint, recovery.json."""

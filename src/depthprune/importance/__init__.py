@@ -13,6 +13,7 @@ from depthprune.importance.igia import Igia
 from depthprune.importance.loss import Loss
 from depthprune.importance.magnitude_l1 import MagnitudeL1
 from depthprune.importance.magnitude_l2 import MagnitudeL2
+from depthprune.importance.none import NoMetric
 from depthprune.importance.perplexity import Perplexity
 from depthprune.importance.random import Random
 from depthprune.importance.reverse import Reverse
@@ -31,6 +32,7 @@ METRICS: dict[str, type[MetricSettings]] = {
     "magnitude-l2": MagnitudeL2,
     "reverse": Reverse,
     "random": Random,
+    "none": NoMetric,
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from depthprune.selection import Plan
+from depthprune.selection import ByRecovery, Plan, Sizes
 from depthprune.settings import Settings
 
 
@@ -34,7 +34,22 @@ class RecoverySettings(Settings):
 
     needs_gradients: ClassVar[bool] = False
     needs_calibration: ClassVar[bool] = False
+    decides: ClassVar[bool] = False
+    """Whether it chooses the layers that go, in `choose`, which `selection.method=by-recovery` calls."""
+    replaces_block: ClassVar[bool] = False
+    """Whether the kept layer before a removed block is to stand for the block and itself."""
     paper: ClassVar[str]
+    cost: ClassVar[str] = "–"
+    """Of the choice, for recoveries that decide."""
+
+    @property
+    def fewest_samples(self) -> int:
+        """With fewer calibration samples it cannot work."""
+        return 1
+
+    def choose(self, model: torch.nn.Module, evidence: Evidence, selection: ByRecovery, sizes: Sizes) -> Plan:
+        """The plan, for recoveries that decide; the model is left as it was, bit for bit."""
+        raise NotImplementedError
 
     def complete(self, plan: Plan, scores: list[float]) -> Plan:
         """The plan with `merged_into` filled in by recoveries that merge; refuses plans it cannot repair."""

@@ -1,6 +1,7 @@
 """Selections: from scores, or an explicit list, to a plan. To add one: a file, and a line in SELECTIONS."""
 
 from depthprune.selection.base import Amount, SelectionSettings, Sizes, count_from_ratio
+from depthprune.selection.by_recovery import ByRecovery
 from depthprune.selection.contiguous import Contiguous
 from depthprune.selection.explicit import Explicit
 from depthprune.selection.iterative import Iterative
@@ -13,12 +14,14 @@ SELECTIONS: dict[str, type[SelectionSettings]] = {
     "iterative": Iterative,
     "contiguous": Contiguous,
     "explicit": Explicit,
+    "by-recovery": ByRecovery,
     "none": KeepAll,
 }
 
 __all__ = [
     "SELECTIONS",
     "Amount",
+    "ByRecovery",
     "Contiguous",
     "Explicit",
     "Iterative",

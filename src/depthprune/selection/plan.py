@@ -16,6 +16,9 @@ class Plan:
 
     Attributes:
         merged_into: removed layer → kept layer that takes its strongest weights, for recoveries that merge.
+        combined: kept layer → the layers that its weights are a sum of, each with its coefficient, for
+            recoveries that choose the layers themselves.
+        search: what such a recovery tried and found, step by step.
         ratio: removed layers / all layers, as it came out.
         notes: what the user should know about the plan, one sentence each.
     """
@@ -26,6 +29,8 @@ class Plan:
     selection: str = "explicit"
     merged_into: dict[int, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    combined: dict[int, dict[int, float]] = field(default_factory=dict)
+    search: tuple[dict[str, Any], ...] = ()
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -38,7 +43,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `plan.json`."""
-        return {
+        plan: dict[str, Any] = {
             "num_layers": self.num_layers,
             "removed": list(self.removed),
             "kept": list(self.kept),
@@ -48,13 +53,30 @@ class Plan:
             "selection": self.selection,
             "notes": list(self.notes),
         }
+        if self.combined:
+            plan["combined"] = {
+                str(kept): {str(layer): share for layer, share in parts.items()}
+                for kept, parts in self.combined.items()
+            }
+            plan["search"] = list(self.search)
+        return plan
 
     @classmethod
     def from_json(cls, plan: dict[str, Any]) -> "Plan":
         """The plan that `to_json` wrote."""
-        merged = {int(gone): kept for gone, kept in plan["merged_into"].items()}
-        removed, notes = tuple(plan["removed"]), tuple(plan.get("notes", ()))
-        return cls(plan["num_layers"], removed, plan["metric"], plan["selection"], merged, notes)
+        return cls(
+            plan["num_layers"],
+            tuple(plan["removed"]),
+            plan["metric"],
+            plan["selection"],
+            {int(gone): kept for gone, kept in plan["merged_into"].items()},
+            tuple(plan.get("notes", ())),
+            {
+                int(kept): {int(layer): share for layer, share in parts.items()}
+                for kept, parts in plan.get("combined", {}).items()
+            },
+            tuple(plan.get("search", ())),
+        )
 
     def merging(self, merged_into: dict[int, int], notes: Sequence[str] = ()) -> "Plan":
         """This plan with the layers that a recovery merges."""
