@@ -89,6 +89,7 @@ def show_methods(as_json: bool) -> None:
     for name in recipe_names():
         recipe = load_recipe(name)
         importance = recipe.importance.model_dump()["metric"]
+        chooser = recipe.recovery if recipe.recovery.decides else recipe.importance
         found.append(
             {
                 "recipe": name,
@@ -97,8 +98,8 @@ def show_methods(as_json: bool) -> None:
                 "recovery": recipe.recovery.model_dump()["method"],
                 "training": recipe.training.method,
                 "needs": _needs(recipe),
-                "scoring cost": METRICS[importance].cost,
-                "paper": METRICS[importance].paper,
+                "scoring cost": chooser.cost,
+                "paper": chooser.paper,
             }
         )
     if as_json:

@@ -1,10 +1,16 @@
 """Recoveries: repair without training. To add one: a file here, and a line in RECOVERIES."""
 
 from depthprune.recovery.base import RecoverySettings
+from depthprune.recovery.collapse import Collapse
+from depthprune.recovery.manifold_merge import ManifoldMerge
 from depthprune.recovery.none import NoRecovery
+from depthprune.recovery.replacement_layer import ReplacementLayer
 from depthprune.recovery.same_sign_merge import SameSignMerge
 
 RECOVERIES: dict[str, type[RecoverySettings]] = {
     "none": NoRecovery,
     "same-sign-merge": SameSignMerge,
+    "replacement-layer": ReplacementLayer,
+    "collapse": Collapse,
+    "manifold-merge": ManifoldMerge,
 }

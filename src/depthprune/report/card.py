@@ -20,7 +20,7 @@ def model_card(run: Artifacts) -> str:
         **_base_model(run.model),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["depthprune", "layer-pruning", run.plan.metric],
+        "tags": ["depthprune", "layer-pruning", story.chooser(run)],
     }
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",

@@ -45,7 +45,7 @@ def _layers(run: Artifacts) -> dict[str, Any] | None:
     """Every layer with its score and fate; the chart only of scores that something was measured for."""
     if run.scores is None and run.plan is None:
         return None
-    scores = run.scores["scores"] if run.scores else None
+    scores = run.scores["scores"] if run.scores and run.scores["metric"] != "none" else None
     num_layers = run.plan.num_layers if run.plan else len(scores or ())
     fate = {i: name for name, layers in plots.fates(run.plan, num_layers).items() for i in layers}
     return {

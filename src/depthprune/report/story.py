@@ -25,7 +25,7 @@ STAGES = {
 def summary(run: Artifacts, model: str) -> str:
     """What was done to `model`, in a sentence or two."""
     if run.plan is None:
-        if run.scores is None:
+        if run.scores is None or run.scores["metric"] == "none":
             return f"Nothing has been done to {model} yet."
         layers = f"{len(run.scores['scores'])} layers"
         return f"The {layers} of {model} were scored by {_by(run)}; none was removed yet."
@@ -43,11 +43,24 @@ def summary(run: Artifacts, model: str) -> str:
     if repaired:
         layers = ", ".join(map(str, repaired))
         said += f"; layer{'s' if len(repaired) > 1 else ''} {layers} repaired by a linear map"
+    if (run.recovery or {}).get("stands_for") and run.recovery["changed_layers"]:  # type: ignore[index]
+        first, *others = run.recovery["stands_for"]  # type: ignore[index]
+        said += f"; layer {first} was trained to stand for {dash_ranges(others)} too"
     return said + (f". What remains was fine-tuned ({tuning(run)})." if run.tuned else ".")
+
+
+def chooser(run: Artifacts) -> str:
+    """The metric that the plan rests on, or the recovery that chose the layers itself."""
+    assert run.plan is not None
+    if run.plan.selection == "by-recovery" and run.recipe:
+        return str(run.recipe["recovery"]["method"])
+    return run.plan.metric
 
 
 def _chosen(run: Artifacts) -> str:
     assert run.plan is not None
+    if run.plan.selection == "by-recovery":
+        return f"chosen by {chooser(run)}"
     return "as listed" if run.plan.selection == "explicit" else f"chosen by {_by(run)}, {run.plan.selection}"
 
 

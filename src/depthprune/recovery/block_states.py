@@ -1,0 +1,88 @@
+"""What a block of layers is given and what it makes of it: the task of a layer that stands for the block."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthprune.model.anatomy import decoder_layers, unwrap
+from depthprune.model.hooks import hidden_state
+from depthprune.model.skip import skipped
+from depthprune.recovery.states import Batch, on_device
+
+
+@dataclass(frozen=True)
+class BlockStates:
+    """One batch at a block of layers.
+
+    Attributes:
+        before, after: h_f and h_{f+K+1}, [B, T, d], on the CPU in the model's dtype.
+        args, kwargs: what the model gives its layer f besides, such as masks and position embeddings.
+        real: the real tokens, [B, T].
+    """
+
+    before: Tensor
+    after: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    real: Tensor
+
+    @property
+    def tokens(self) -> int:
+        return int(self.real.sum())
+
+    def error(self, layer: nn.Module) -> Tensor:
+        """The mean squared error of the layer's output against the block's, over real tokens and dimensions.
+
+        Of a layer in float32; everything it is given becomes float32 too.
+        """
+        # A copy even where it is float32 already, since some layers add to their input in place.
+        hidden = self.before.to(self.real.device, torch.float32, copy=True)
+        output = hidden_state(layer(hidden, *_widened(self.args), **_widened(self.kwargs)))
+        wanted = self.after.to(self.real.device, torch.float32)
+        return torch.nn.functional.mse_loss(output[self.real], wanted[self.real])
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _widened(item) for key, item in value.items()}
+    return tuple(map(_widened, value)) if type(value) in (tuple, list) else value
+
+
+@torch.no_grad()
+def block_states(model: nn.Module, batches: Sequence[Batch], first: int, last: int) -> list[BlockStates]:
+    """The states around the layers `first` to `last` of the whole model, a forward pass a batch."""
+    layers = decoder_layers(model)
+    return [_of_batch(model, layers, inputs, real, first, last) for inputs, real in on_device(model, batches)]
+
+
+def _of_batch(
+    model: nn.Module, layers: nn.ModuleList, inputs: Batch, real: Tensor, first: int, last: int
+) -> BlockStates:
+    entered: list[tuple[Tensor, tuple, dict]] = []
+    left: list[Tensor] = []
+
+    def enter(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        others = {key: value for key, value in kwargs.items() if key != "hidden_states"}
+        entered.append((hidden.to("cpu", copy=True), args[1:], others))
+
+    def leave(_: nn.Module, __: tuple, output: Any) -> None:
+        left.append(hidden_state(output).to("cpu", copy=True))
+
+    handles = [
+        layers[first].register_forward_pre_hook(enter, with_kwargs=True),
+        layers[last].register_forward_hook(leave),
+    ]
+    try:
+        with skipped(model, range(last + 1, len(layers))):  # nothing after the block is needed
+            unwrap(model).base_model(**inputs, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    ((before, args, kwargs),) = entered
+    return BlockStates(before, left[0], args, kwargs, real)
