@@ -44,6 +44,15 @@ def test_only_norm_head_and_the_last_layers_change(tmp_path, last_layers):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_recomputed_activations_give_the_same_gradients(tmp_path):
+    """The frozen part hands on inputs that need no gradient, which reentrant checkpointing cannot bear."""
+    start = checkpoint(tmp_path / "model")
+    plain, _ = tune(start, Partial(last_layers=2, **SHORT), tmp_path / "plain")
+    saving = Partial(last_layers=2, gradient_checkpointing=True, **SHORT)
+    recomputed, _ = tune(start, saving, tmp_path / "saving")
+    assert all(torch.allclose(weights(plain)[name], w) for name, w in weights(recomputed).items())
+
+
 @pytest.mark.parametrize("tied", ["train", "untie", "freeze"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_tied_embeddings(tmp_path, family, tied):
