@@ -8,6 +8,7 @@ from depthprune.errors import UserError
 from depthprune.importance.angular import Angular
 from depthprune.importance.base import Batches, MetricSettings
 from depthprune.importance.block_influence import BlockInfluence
+from depthprune.importance.gradient_norm import GradientNorm
 from depthprune.importance.igia import Igia
 from depthprune.importance.random import Random
 from depthprune.importance.reverse import Reverse
@@ -15,6 +16,7 @@ from depthprune.settings import build
 
 METRICS: dict[str, type[MetricSettings]] = {
     "igia": Igia,
+    "gradient-norm": GradientNorm,
     "block-influence": BlockInfluence,
     "angular": Angular,
     "reverse": Reverse,
