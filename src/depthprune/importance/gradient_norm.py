@@ -27,8 +27,8 @@ log = logging.getLogger("depthprune")
 class GradientNorm(MetricSettings):
     """s_i = (1/N) Σ_j Σ_{θ in layer i} ‖∂CE(x^j)/∂θ‖₂ (eq. 7 of the paper), θ over all tensors of the layer.
 
-    The norm is taken per tensor and per sample, norms, biases and routers included; CE is a sample's mean over
-    its target tokens (the paper sums over them, which ranks alike at equal lengths). Exact, from batched
+    The norm is taken per tensor and per sample, norms, biases and routers included; CE is a sample's mean
+    over its target tokens (the paper sums over them, which ranks alike at equal lengths). Exact, from batched
     passes with the weights frozen. Fused and stacked weights count as one tensor: between unlike layers of a
     hybrid model the scores depend on that layout.
     """
@@ -62,7 +62,7 @@ class GradientNorm(MetricSettings):
         return (totals / len(samples)).float()
 
     def _plan(self, model: nn.Module, longest: Sample) -> tuple[PerSampleNorms, int]:
-        """The recorder, with checkpointing or without, and the bytes that the longest sample's activations take."""
+        """The recorder, with checkpointing or without, and the activation bytes of the longest sample."""
         norms = PerSampleNorms(model)
         if self.batch_size is not None and self.gradient_checkpointing is not None:
             return PerSampleNorms(model, self.gradient_checkpointing), 0
@@ -112,6 +112,6 @@ def _not_finite(model: nn.Module, totals: Tensor) -> str:
             )
     first = int((~totals.isfinite()).nonzero()[0])
     return (
-        f"gradient-norm: the gradients of layer {first} are not finite though all weights are: load the model "
-        "in float32 or bfloat16, whose range is wider than float16's"
+        f"gradient-norm: the gradients of layer {first} are not finite though all weights are: load the "
+        "model in float32 or bfloat16, whose range is wider than float16's"
     )

@@ -16,7 +16,7 @@ from torch.autograd.graph import register_multi_grad_hook
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from depthprune.importance.per_sample_rules import Call, replay, rule_of
+from depthprune.importance.per_sample_rules import Call, input_gram, replay, rule_of
 from depthprune.model.anatomy import decoder_layers, unwrap
 
 
@@ -175,6 +175,7 @@ class PerSampleNorms:
         """The sums of the batch, float64 [L] on the CPU; a layer that no gradient reached has 0."""
         for module in list(self._calls):
             self._close(module)
+        input_gram.cache_clear()
         return torch.tensor([float(total) for total in self._sums], dtype=torch.float64)
 
     def kept(self) -> Iterator[Tensor]:

@@ -6,6 +6,7 @@ multiple of B·T (a norm over heads), sample by sample.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -99,8 +100,11 @@ def _is_norm(module: nn.Module, call: Call) -> bool:
 
 def linear(module: nn.Module, calls: list[Call]) -> dict[str, Tensor]:
     """‖Σ_τ g_τ a_τᵀ‖² of each sample for the weight, ‖Σ_τ g_τ‖² for the bias; calls count as more tokens."""
-    inputs = _over_calls([by_sample(call.input, call) for call in calls])
-    gradients = _over_calls([by_sample(call.gradient, call) for call in calls])
+    samples = calls[0].samples
+    inputs, gradients = calls[0].input, by_sample(calls[0].gradient, samples)
+    if len(calls) > 1:
+        inputs = torch.cat([by_sample(call.input, samples) for call in calls], dim=1)
+        gradients = torch.cat([by_sample(call.gradient, samples) for call in calls], dim=1)
     squares = {"weight": product_squares(inputs, gradients)}
     if "bias" in calls[0].parameters:
         squares["bias"] = gradients.sum(dim=1).square().sum(dim=-1)
@@ -108,19 +112,27 @@ def linear(module: nn.Module, calls: list[Call]) -> dict[str, Tensor]:
 
 
 def product_squares(inputs: Tensor, gradients: Tensor) -> Tensor:
-    """‖gᵀa‖_F² of each sample, for a [B, T, d_in] and g [B, T, d_out] in float32; returns [B].
+    """‖gᵀa‖_F² of each sample in float32, [B], for g float32 [B, T, d_out] and a [B, T, d_in] or [B·T, d_in].
 
     As Σ(aaᵀ ⊙ ggᵀ), two T×T Gram matrices, where they are cheaper than the product; else from the product,
     a block of its rows at a time. Never allocates anything of the weight's size.
     """
-    samples, tokens, d_in = inputs.shape
-    d_out = gradients.shape[2]
+    samples, tokens, d_out = gradients.shape
+    d_in = inputs.shape[-1]
     if tokens * (d_in + d_out) < d_in * d_out:
-        grams = (inputs @ inputs.mT).mul_(gradients @ gradients.mT)
+        grams = (gradients @ gradients.mT).mul_(input_gram(inputs, samples))
         return grams.sum(dim=(1, 2)).clamp_(min=0)
     rows = max(1, _BLOCK_ELEMENTS // (samples * d_in))
+    inputs = by_sample(inputs, samples)
     blocks = [(block.mT @ inputs).square_().sum(dim=(1, 2)) for block in gradients.split(rows, dim=2)]
     return torch.stack(blocks).sum(dim=0)
+
+
+@lru_cache(maxsize=1)
+def input_gram(inputs: Tensor, samples: int) -> Tensor:
+    """aaᵀ of each sample, [B, T, T]; the linears that share an input (q, k, v) come in a row."""
+    rows = by_sample(inputs, samples)
+    return rows @ rows.mT
 
 
 def norm(module: nn.Module, calls: list[Call]) -> dict[str, Tensor]:
@@ -145,7 +157,7 @@ def _output_with(module: nn.Module, call: Call, weights: dict[str, Tensor]) -> T
 
 
 def replay(module: nn.Module, calls: list[Call]) -> dict[str, Tensor]:
-    """Runs the module alone forward and backward for each sample: right for any module, one sample at a time."""
+    """Runs the module alone, forward and backward, for each sample: right for any module."""
     rows = [_replay_sample(module, calls, sample) for sample in range(calls[0].samples)]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -181,10 +193,6 @@ def sample_of(leaf: Any, sample: int, call: Call) -> Any:
     return leaf
 
 
-def by_sample(tensor: Tensor, call: Call) -> Tensor:
+def by_sample(tensor: Tensor, samples: int) -> Tensor:
     """float32 [B, tokens, features]; the cast comes before any product."""
-    return tensor.detach().float().reshape(call.samples, -1, tensor.shape[-1])
-
-
-def _over_calls(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1)
+    return tensor.detach().float().reshape(samples, -1, tensor.shape[-1])

@@ -32,7 +32,7 @@ class Sample:
 
 
 def split_samples(batches: Batches) -> list[Sample]:
-    """Every row with its real tokens only, longest first; labels are the tokens themselves where none are given.
+    """Every row with its real tokens only, longest first; without labels every token is a target.
 
     A sample without a target token has no loss: it is left out, and said.
 
@@ -52,11 +52,12 @@ def split_samples(batches: Batches) -> list[Sample]:
                 skipped += 1
     if not samples:
         raise UserError(
-            "gradient-norm: no calibration sample has a token to predict; give samples of two tokens or more, "
-            "with labels that are not all -100"
+            "gradient-norm: no calibration sample has a token to predict; give samples of two tokens or more "
+            "whose labels are not all -100"
         )
     if skipped:
-        log.warning("gradient-norm: %d samples have no token to predict and are left out", skipped)
+        count = skipped + len(samples)
+        log.warning("gradient-norm: %d of %d samples left out, without a token to predict", skipped, count)
     return sorted(samples, key=lambda sample: len(sample.input_ids), reverse=True)
 
 
@@ -94,7 +95,7 @@ def memory_budget(model: nn.Module) -> int:
 class ActivationBytes:
     """What one sample's forward pass keeps for the backward pass, in bytes.
 
-    `plain` in all; `recomputed` with activation checkpointing: the layers' inputs and one layer's activations.
+    `plain`: all activations. `recomputed`: with checkpointing, the layers' inputs and the largest layer's own.
     """
 
     plain: int
