@@ -6,8 +6,8 @@
 
 Both sides score the same random Llama on the same random tokens in one run: in turn for the seconds (the
 medians of the rounds count), and each in a process of its own for the peak memory (on Linux read from /proc,
-on CUDA from torch). The loop takes one sample at a time, forms no gradient outside the decoder layers, and drops
-the gradients before the next pass.
+on CUDA from torch). The loop takes one sample at a time, forms no gradient outside the decoder layers, and
+drops the gradients before the next pass.
 """
 
 import argparse
@@ -154,9 +154,10 @@ def main() -> None:
     if options.peak:
         print_peak(options.peak, options)
         return
+    malloc = os.environ.get("MALLOC_MMAP_MAX_", "not set")
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"{torch.get_num_threads()} thread(s), MALLOC_MMAP_MAX_ {os.environ.get('MALLOC_MMAP_MAX_', 'not set')}; {options.layers} layers, "
+        f"{torch.get_num_threads()} thread(s), MALLOC_MMAP_MAX_ {malloc}; {options.layers} layers, "
         f"d {options.hidden}, MLP {options.mlp}, vocabulary {options.vocab}, "
         f"{options.samples}×{options.tokens} tokens, {options.dtype} on {options.device}\n"
     )

@@ -95,7 +95,7 @@ def memory_budget(model: nn.Module) -> int:
 class ActivationBytes:
     """What one sample's forward pass keeps for the backward pass, in bytes.
 
-    `plain`: all activations. `recomputed`: with checkpointing, the layers' inputs and the largest layer's own.
+    `plain`: all activations. `recomputed`: with checkpointing, the layers' inputs and one layer's own.
     """
 
     plain: int
