@@ -1,10 +1,14 @@
 """Recoveries: repair without training. To add one: a file here, and a line in RECOVERIES."""
 
 from depthprune.recovery.base import RecoverySettings
+from depthprune.recovery.linear import Linear
 from depthprune.recovery.none import NoRecovery
+from depthprune.recovery.projection import Projection
 from depthprune.recovery.same_sign_merge import SameSignMerge
 
 RECOVERIES: dict[str, type[RecoverySettings]] = {
     "none": NoRecovery,
     "same-sign-merge": SameSignMerge,
+    "projection": Projection,
+    "linear": Linear,
 }
