@@ -26,7 +26,7 @@ class Projection(RecoverySettings):
 
     needs_calibration: ClassVar[bool] = True
     paper: ClassVar[str] = "GradMAP (arXiv:2602.14649)"
-    cost: ClassVar[str] = "about 4 forward passes a repaired layer"
+    cost: ClassVar[str] = "3 forward passes, and about 3 a repaired layer"
     method: Literal["projection"] = "projection"
     layers: Annotated[int, Field(ge=1)] | Literal["gaps", "all"] = "gaps"
     """Which kept layers are repaired, shallow to deep: `gaps`, those right before removed ones; `all` from
