@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny import FAMILIES, tiny_batch, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from depthprune import UserError, score_layers
 from depthprune.importance.gradient_norm import GradientNorm
@@ -171,6 +172,34 @@ def test_the_model_is_left_as_it_was(checkpointing):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(weight.grad is None for weight in model.parameters())
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+class LargestResult(TorchDispatchMode):
+    """The most elements that any operation allocated."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **(kwargs or {}))
+        for result in results if isinstance(results, (tuple, list)) else [results]:
+            if torch.is_tensor(result) and result.untyped_storage().data_ptr() not in self.weights:
+                self.elements = max(self.elements, result.numel())
+        return results
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_nothing_of_a_weights_size_is_allocated(batch_size):
+    model = tiny_model(layers=2, hidden_size=64, intermediate_size=96, head_dim=16, num_key_value_heads=4)
+    model.requires_grad_(True)
+    with LargestResult(model) as largest:
+        GradientNorm(batch_size=batch_size)(model, [tiny_batch(batch_size=3, length=5, vocab_size=100)])
+    assert 0 < largest.elements < 64 * 64
+    with LargestResult(model) as largest:
+        naive_scores(model, [tiny_batch(batch_size=3, length=5, vocab_size=100)])
+    assert largest.elements >= 64 * 64
 
 
 def test_dropout_is_off():

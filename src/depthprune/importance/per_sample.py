@@ -26,7 +26,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
     learnable = [weight for weight in model.parameters() if weight.requires_grad]
     training = [module for module in model.modules() if module.training]
     embeddings = unwrap(model).get_input_embeddings()
-    handle = embeddings.register_forward_hook(lambda _, args, output: output.requires_grad_())
+    handle = embeddings.register_forward_hook(lambda _, args, output: _with_gradient(output))
     model.requires_grad_(False).eval()
     try:
         with torch.enable_grad():
@@ -90,18 +90,13 @@ class PerSampleNorms:
         """The layer's forward runs without gradients, and again in the backward pass."""
         forward, patched_before = layer.forward, "forward" in vars(layer)
 
-        def run(spec: Any, *leaves: Any) -> Any:
-            args, kwargs = tree_unflatten(leaves, spec)
+        def observed(*args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
             seen = self._observe(layer, args, kwargs, output)
             return output if seen is None else seen
 
         def recomputed(*args: Any, **kwargs: Any) -> Any:
-            if self._replaying:
-                return forward(*args, **kwargs)
-            # All tensors go through the checkpoint: one that came in by a closure would keep its own graph.
-            leaves, spec = tree_flatten((args, kwargs))
-            return checkpoint(run, spec, *leaves, use_reentrant=True, preserve_rng_state=False)
+            return forward(*args, **kwargs) if self._replaying else _checkpoint(observed, args, kwargs)
 
         layer.forward = recomputed
         try:
@@ -185,6 +180,25 @@ class PerSampleNorms:
                 yield from call.tensors()
 
 
+def _checkpoint(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+    """`function(*args, **kwargs)`, run again in the backward pass, which is when its hooks see gradients.
+
+    All tensors go through the checkpoint as arguments and results: one that came in by a closure would bring
+    its own graph along.
+    """
+    leaves, spec = tree_flatten((args, kwargs))
+    form: Any = None
+
+    def run(*leaves: Any) -> tuple:
+        nonlocal form
+        args, kwargs = tree_unflatten(leaves, spec)
+        outputs, form = tree_flatten(function(*args, **kwargs))
+        return tuple(outputs)
+
+    outputs = checkpoint(run, *leaves, use_reentrant=True, preserve_rng_state=False)
+    return tree_unflatten(outputs, form)
+
+
 def _hookable(output: Any) -> tuple[dict[int, Tensor], Any]:
     """The output's tensors that get a gradient, by their place among its leaves, and the output to pass on.
 
@@ -194,10 +208,18 @@ def _hookable(output: Any) -> tuple[dict[int, Tensor], Any]:
     leaves, spec = tree_flatten(output)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     for i in places:
-        leaves[i].requires_grad_()  # an embedding's output needs no gradient while weights are frozen
+        leaves[i] = _with_gradient(leaves[i])
         if len(places) > 1:
             leaves[i] = leaves[i].view_as(leaves[i])
     return {i: leaves[i] for i in places}, tree_unflatten(leaves, spec)
+
+
+def _with_gradient(tensor: Tensor) -> Tensor:
+    """The tensor, part of a graph: an embedding's output is not while weights are frozen.
+
+    Then a copy, since some families scale their embeddings in place and autograd refuses that on a leaf.
+    """
+    return tensor if tensor.requires_grad else tensor.requires_grad_().clone()
 
 
 def _on_gradients(tensors: list[Tensor], arrived: Callable[[Sequence[Tensor | None]], None]) -> None:

@@ -77,7 +77,7 @@ def rule_of(module: nn.Module, call: Call, outputs: list[Tensor]) -> Rule | None
     """
     alone = not any("." in name for name in call.parameters)
     rows = {call.samples, call.samples * call.tokens}
-    by_samples = call.samples == 1 or all(len(out) in rows and out.ndim > 1 for out in outputs)
+    by_samples = call.samples == 1 or all(len(out) == max(rows) or _is_batch(out, call) for out in outputs)
     if alone and _is_norm(module, call):
         heads = len(outputs[0]) % (call.samples * call.tokens) == 0  # sample-major, as they are reshaped
         return norm if by_samples or heads else None
@@ -87,6 +87,11 @@ def rule_of(module: nn.Module, call: Call, outputs: list[Tensor]) -> Rule | None
         return linear
     rows |= {1, call.tokens}
     return replay if call.samples == 1 or all(len(t) in rows for t in call.tensors() if t.ndim) else None
+
+
+def _is_batch(tensor: Tensor, call: Call) -> bool:
+    """[B, .., ..]; a matrix of B rows is taken for B tokens that chose an expert."""
+    return tensor.ndim > 2 and len(tensor) == call.samples
 
 
 def _is_linear(module: nn.Module) -> bool:
