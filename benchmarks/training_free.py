@@ -4,7 +4,8 @@
 
 Every choice of a quarter of the layers is measured bare, with a projection (GradMAP's stage 2) and, where
 the layers are neighbours, with ReplaceMe's linear map. Each line is one run into a folder of its own, so that
-a call that was killed goes on; the table is printed when all of them are done.
+a call that was killed goes on; the table is printed when all of them are done. Seconds are those of scoring
+for a bare cut, and of repairing, saving and checking for a repaired one.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 
-from depthprune import UserError, load_recipe, run
+from depthprune import load_recipe, run
 
 LAB = Path("../shared/lab")
 SEEDS = range(5)
@@ -31,7 +32,6 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
         for seed in SEEDS
     },
 }
-REPAIRS = ("none", "projection", "linear")
 
 
 def main() -> None:
@@ -49,30 +49,28 @@ def main() -> None:
         f"{Path(asked.calibration).name}, perplexity on {Path(asked.eval).name}, {lines[0]['windows']} "
         f"windows of 256; whole model {lines[0]['base']:.1f}\n"
     )
-    print("| chosen by | removed | repair | perplexity | repaired layer | held-out loss | score, repair |")
+    print("| chosen by | removed | repair | perplexity | held-out loss | layers changed | seconds |")
     print("|---|---|---|---|---|---|---|")
     for line in lines:
+        removed, changed = (", ".join(map(str, line[key])) for key in ("removed", "changed"))
         print(
-            f"| {line['choice']} | {line['removed']} | {line['repair']} | {line['perplexity']:.1f} "
-            f"| {line['changed']} | {line['held_out']} | {line['seconds']} |"
+            f"| {line['choice']} | {removed} | {line['repair']} | {line['perplexity']:.1f} "
+            f"| {line['held_out']:.4f} | {changed or '–'} | {line['seconds']:.1f} |"
         )
 
 
 def rows_of(choice: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """One choice of layers with each repair that fits it."""
-    found = []
-    for repair in REPAIRS:
-        try:
-            found.append(measure(choice, repair, asked))
-        except UserError as refusal:
-            if repair != "linear":
-                raise
-            print(f"{choice}: {refusal}", flush=True)
+    """One choice of layers: bare, with a projection, and with a linear map where the layers are neighbours."""
+    bare, projected = measure(choice, "projection", asked)
+    found = [bare, projected]
+    layers = bare["removed"]
+    if layers[0] > 0 and layers[-1] - layers[0] + 1 == len(layers):
+        found.append(measure(choice, "linear", asked)[1])
     return found
 
 
-def measure(choice: str, repair: str, asked: argparse.Namespace) -> dict[str, Any]:
-    """One run, or what an earlier call left of it."""
+def measure(choice: str, repair: str, asked: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The bare cut and the repaired model of one run, or of what an earlier call left of it."""
     name, settings = CHOICES[choice]
     recipe = load_recipe(
         name,
@@ -93,18 +91,26 @@ def measure(choice: str, repair: str, asked: argparse.Namespace) -> dict[str, An
         name: next(result for result in row["results"] if result["metric"] == "perplexity")
         for name, row in own["eval"]["rows"].items()
     }
-    last, stages, held_out = list(perplexity)[-1], own["stages"], own["recovery"].get("held_out_loss")
-    return {
-        "choice": choice,
-        "repair": repair,
-        "removed": ", ".join(map(str, own["plan"]["removed"])),
-        "base": perplexity["base"]["value"],
-        "windows": perplexity["base"]["n"],
-        "perplexity": perplexity[last]["value"],
-        "changed": ", ".join(map(str, own["recovery"]["changed_layers"])) or "–",
-        "held_out": f"{held_out['before']:.4f} → {held_out['after']:.4f}" if held_out else "–",
-        "seconds": f"{stages['score']['seconds']:.1f} s, {stages['prune']['seconds']:.1f} s",
+    stages, held_out = own["stages"], own["recovery"]["held_out_loss"]
+    common = {"choice": choice, "removed": own["plan"]["removed"], "windows": perplexity["base"]["n"]}
+    common |= {"base": perplexity["base"]["value"]}
+    bare = {
+        **common,
+        "repair": "–",
+        "perplexity": perplexity["pruned"]["value"],
+        "changed": [],
+        "held_out": held_out["before"],
+        "seconds": stages["score"]["seconds"],
     }
+    repaired = {
+        **common,
+        "repair": repair,
+        "perplexity": perplexity.get("repaired", perplexity["pruned"])["value"],
+        "changed": own["recovery"]["changed_layers"],
+        "held_out": held_out["after"],
+        "seconds": stages["prune"]["seconds"],
+    }
+    return bare, repaired
 
 
 if __name__ == "__main__":
