@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--calibration", default=str(LAB / "text/wikipedia.jsonl"))
     parser.add_argument("--eval", default=str(LAB / "text/wikitext2-test.txt"))
     parser.add_argument("--ratio", type=float, default=0.25)
+    parser.add_argument("--repair-layers", type=int, help="1: the paper's projection, of the layer that drifts most")
     parser.add_argument("--output", type=Path, default=Path("out/training-free"))
     asked = parser.parse_args()
     lines = [row for choice in CHOICES for row in rows_of(choice, asked)]
@@ -72,6 +73,8 @@ def rows_of(choice: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
 def measure(choice: str, repair: str, asked: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """The bare cut and the repaired model of one run, or of what an earlier call left of it."""
     name, settings = CHOICES[choice]
+    fewer = asked.repair_layers and repair == "projection"
+    one_layer = {"recovery.layers": asked.repair_layers} if fewer else {}
     recipe = load_recipe(
         name,
         **{
@@ -83,9 +86,13 @@ def measure(choice: str, repair: str, asked: argparse.Namespace) -> tuple[dict[s
             "recovery.method": repair,
             "evaluation.max_length": 256,
             "evaluation.limit": 200,
+            **one_layer,
         },
     )
-    folder = run(recipe, asked.output / f"{choice} {repair}".replace(", ", "-").replace(" ", "-"))
+    folder = run(
+        recipe,
+        asked.output / f"{choice} {repair}{asked.repair_layers or ''}".replace(", ", "-").replace(" ", "-"),
+    )
     own = {file.stem: json.loads(file.read_text()) for file in (folder / "depthprune").glob("*.json")}
     perplexity = {
         name: next(result for result in row["results"] if result["metric"] == "perplexity")
