@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--calibration", default=str(LAB / "text/wikipedia.jsonl"))
     parser.add_argument("--eval", default=str(LAB / "text/wikitext2-test.txt"))
     parser.add_argument("--ratio", type=float, default=0.25)
-    parser.add_argument("--repair-layers", type=int, help="1: the paper's projection, of the layer that drifts most")
+    parser.add_argument("--repair-layers", type=int, help="1 is the paper's projection")
     parser.add_argument("--output", type=Path, default=Path("out/training-free"))
     asked = parser.parse_args()
     lines = [row for choice in CHOICES for row in rows_of(choice, asked)]
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def rows_of(choice: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
-    """One choice of layers: bare, with a projection, and with a linear map where the layers are neighbours."""
+    """One choice of layers: bare, with a projection, and with a linear map where they are neighbours."""
     bare, projected = measure(choice, "projection", asked)
     found = [bare, projected]
     layers = bare["removed"]
