@@ -38,7 +38,7 @@ class GradientNorm(MetricSettings):
     cost: ClassVar[str] = "1 forward and backward pass"
     metric: Literal["gradient-norm"] = "gradient-norm"
     batch_size: int | None = Field(None, ge=1)
-    """Samples a pass. By default as many as take no more memory than the layers' weight gradients would."""
+    """Samples a pass. By default as many as fit the memory that a loop over samples would take."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass. By default where one sample's would take more than that."""
 

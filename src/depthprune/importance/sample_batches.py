@@ -17,6 +17,7 @@ from depthprune.model.anatomy import decoder_layers, unwrap
 log = logging.getLogger("depthprune")
 
 IGNORED = -100
+_SHARE_OF_GRADIENTS = 1.3
 # What any machine can spare; a small model's weight gradients would allow less.
 _LEAST_BYTES = 2**27
 # Of an accelerator's free memory; gradients and temporary buffers take the rest.
@@ -77,12 +78,13 @@ def pad(samples: list[Sample], device: torch.device) -> dict[str, Tensor]:
 
 
 def memory_budget(model: nn.Module) -> int:
-    """Bytes that activations may take: what a loop over samples would spend on the layers' weight gradients.
+    """Bytes that activations may take, in proportion to the weight gradients that a loop would hold.
 
-    On a CUDA device no more than what is free there.
+    1.3 times those of the layers: with the model itself at most 1.15 times the loop's memory. On a CUDA
+    device no more than what is free there.
     """
     weights = sum(p.numel() * p.element_size() for p in decoder_layers(model).parameters())
-    budget = max(weights, _LEAST_BYTES)
+    budget = max(int(_SHARE_OF_GRADIENTS * weights), _LEAST_BYTES)
     device = unwrap(model).device
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
