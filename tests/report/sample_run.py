@@ -126,3 +126,32 @@ def sample_run(root: Path, num_layers: int = 16, until: str = "evaluate", **chan
 def front_matter(card: str) -> dict[str, Any]:
     """The YAML at the head of a model card."""
     return yaml.safe_load(card.split("---\n")[1])
+
+
+def sample_rounds(scores: dict[str, Any], removed: list[int]) -> list[dict[str, Any]]:
+    """An iterative selection that removed one layer a round."""
+    rounds, gone = [], []
+    for layer in removed:
+        left = [None if i in gone else score + len(gone) for i, score in enumerate(scores["scores"])]
+        rounds.append({"removed": [layer], "scores": left, "samples": 128, "seconds": 12.5})
+        gone.append(layer)
+    return rounds
+
+
+def sample_repair(plan: Plan) -> dict[str, Any]:
+    """What a projection reports that changed one layer and left another."""
+    candidates = [
+        {"rho": rho, "held_out_loss": 4.7 - share, "held_out_error": 1 - share}
+        for rho, share in ((None, 0.0), (0.1, 0.25), (1.0, 0.125))
+    ]
+    kept = list(plan.kept)
+    return {
+        "method": "projection",
+        "changed_layers": [kept[1]],
+        "repairs": [
+            {"layer": kept[1], "target": kept[1] + 1, "rho": 0.1, "lambda": 12.0, "candidates": candidates},
+            {"layer": kept[2], "target": kept[2], "rho": None, "lambda": None, "candidates": candidates[:1]},
+        ],
+        "drift": {"layers": kept, "before": [3.0] * len(kept), "after": [1.0] * len(kept)},
+        "held_out_loss": {"before": 4.7, "after": 4.45},
+    }

@@ -9,6 +9,7 @@ from depthprune.importance.angular import Angular
 from depthprune.importance.base import Batches, MetricSettings
 from depthprune.importance.block_influence import BlockInfluence
 from depthprune.importance.cosine_window import CosineWindow
+from depthprune.importance.gradient_norm import GradientNorm
 from depthprune.importance.igia import Igia
 from depthprune.importance.loss import Loss
 from depthprune.importance.magnitude_l1 import MagnitudeL1
@@ -22,6 +23,7 @@ from depthprune.settings import build
 
 METRICS: dict[str, type[MetricSettings]] = {
     "igia": Igia,
+    "gradient-norm": GradientNorm,
     "block-influence": BlockInfluence,
     "angular": Angular,
     "cosine-window": CosineWindow,

@@ -2,14 +2,18 @@
 
 from depthprune.recovery.base import RecoverySettings
 from depthprune.recovery.collapse import Collapse
+from depthprune.recovery.linear import Linear
 from depthprune.recovery.manifold_merge import ManifoldMerge
 from depthprune.recovery.none import NoRecovery
+from depthprune.recovery.projection import Projection
 from depthprune.recovery.replacement_layer import ReplacementLayer
 from depthprune.recovery.same_sign_merge import SameSignMerge
 
 RECOVERIES: dict[str, type[RecoverySettings]] = {
     "none": NoRecovery,
     "same-sign-merge": SameSignMerge,
+    "projection": Projection,
+    "linear": Linear,
     "replacement-layer": ReplacementLayer,
     "collapse": Collapse,
     "manifold-merge": ManifoldMerge,

@@ -46,6 +46,12 @@ class Artifacts:
         return None if method == "none" else method
 
     @property
+    def repaired(self) -> list[int]:
+        """The layers into which a recovery folded a linear map."""
+        found = self.recovery or {}
+        return found["changed_layers"] if found.get("repairs") else []
+
+    @property
     def dtype(self) -> str | None:
         """Of the checkpoint in the run folder."""
         return (self.config or {}).get("dtype")

@@ -63,9 +63,8 @@ def _layers(run: Artifacts) -> str:
     merged = [f"{gone} into {kept}" for gone, kept in sorted(run.plan.merged_into.items())]
     if merged:
         lines.append(f"Merged before the cut: {', '.join(merged)}.")
-    repaired = (run.recovery or {}).get("repairs") and run.recovery["changed_layers"]  # type: ignore[index]
-    if repaired:
-        layers = ", ".join(map(str, repaired))
+    if run.repaired:
+        layers = story.dash_ranges(run.repaired)
         lines.append(f"Repaired by a linear map folded into the down projection: {layers}.")
     return "\n".join([*lines, *(f"\n{markdown(note)}" for note in run.plan.notes)])
 

@@ -29,7 +29,7 @@ def _comment(run: Artifacts) -> list[str]:
     changes = []
     if run.plan.merged_into:
         changes.append("weights of removed layers were merged into kept ones")
-    elif (run.recovery or {}).get("changed_layers"):
+    elif run.repaired:
         changes.append("a linear map was folded into kept ones")
     if run.tuned:
         changes.append("it was fine-tuned")

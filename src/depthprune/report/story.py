@@ -39,10 +39,9 @@ def summary(run: Artifacts, model: str) -> str:
     if merged:
         them = "the kept layer before it" if merged == 1 else "the kept layers before them"
         said += f"; {merged} of them {'was' if merged == 1 else 'were'} first merged into {them}"
-    repaired = (run.recovery or {}).get("repairs") and run.recovery["changed_layers"]  # type: ignore[index]
-    if repaired:
-        layers = ", ".join(map(str, repaired))
-        said += f"; layer{'s' if len(repaired) > 1 else ''} {layers} repaired by a linear map"
+    if run.repaired:
+        noun = "layer" if len(run.repaired) == 1 else "layers"
+        said += f"; {noun} {dash_ranges(run.repaired)} repaired by a linear map"
     if (run.recovery or {}).get("stands_for") and run.recovery["changed_layers"]:  # type: ignore[index]
         first, *others = run.recovery["stands_for"]  # type: ignore[index]
         said += f"; layer {first} was trained to stand for {dash_ranges(others)} too"

@@ -1,0 +1,170 @@
+"""Calibration samples in batches that fit memory."""
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from depthprune.errors import UserError
+from depthprune.importance.base import Batches
+from depthprune.importance.per_sample import PerSampleNorms
+from depthprune.model.anatomy import decoder_layers, unwrap
+
+log = logging.getLogger("depthprune")
+
+IGNORED = -100
+_SHARE_OF_GRADIENTS = 1.3
+# What any machine can spare; a small model's weight gradients would allow less.
+_LEAST_BYTES = 2**27
+# Of an accelerator's free memory; gradients and temporary buffers take the rest.
+_SHARE_OF_FREE = 0.7
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample without its padding: token ids [t], and labels [t] with −100 where no target is."""
+
+    input_ids: Tensor
+    labels: Tensor
+
+
+def split_samples(batches: Batches) -> list[Sample]:
+    """Every row with its real tokens only, longest first; without labels every token is a target.
+
+    A sample without a target token has no loss: it is left out, and said.
+
+    Raises:
+        UserError: no sample has a target token.
+    """
+    samples, skipped = [], 0
+    for batch in batches:
+        labels = batch.get("labels", batch["input_ids"])
+        for ids, targets, mask in zip(
+            batch["input_ids"], labels, batch["attention_mask"].bool(), strict=True
+        ):
+            sample = Sample(ids[mask].cpu(), targets[mask].cpu())
+            if (sample.labels[1:] != IGNORED).any():
+                samples.append(sample)
+            else:
+                skipped += 1
+    if not samples:
+        raise UserError(
+            "gradient-norm: no calibration sample has a token to predict; give samples of two tokens or more "
+            "whose labels are not all -100"
+        )
+    if skipped:
+        count = skipped + len(samples)
+        log.warning("gradient-norm: %d of %d samples left out, without a token to predict", skipped, count)
+    return sorted(samples, key=lambda sample: len(sample.input_ids), reverse=True)
+
+
+def pad(samples: list[Sample], device: torch.device) -> dict[str, Tensor]:
+    """`input_ids`, `attention_mask` and `labels`, each [B, T], padded on the right to the longest."""
+    length = max(len(sample.input_ids) for sample in samples)
+
+    def rows(tensors: list[Tensor], value: int) -> Tensor:
+        padded = [F.pad(tensor, (0, length - len(tensor)), value=value) for tensor in tensors]
+        return torch.stack(padded).to(device)
+
+    return {
+        "input_ids": rows([sample.input_ids for sample in samples], 0),
+        "attention_mask": rows([torch.ones_like(sample.input_ids) for sample in samples], 0),
+        "labels": rows([sample.labels for sample in samples], IGNORED),
+    }
+
+
+def memory_budget(model: nn.Module) -> int:
+    """Bytes that activations may take, in proportion to the weight gradients that a loop would hold.
+
+    1.3 times those of the layers: with the model itself at most 1.15 times the loop's memory. On a CUDA
+    device no more than what is free there.
+    """
+    weights = sum(p.numel() * p.element_size() for p in decoder_layers(model).parameters())
+    budget = max(int(_SHARE_OF_GRADIENTS * weights), _LEAST_BYTES)
+    device = unwrap(model).device
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + unused
+        budget = min(budget, int(_SHARE_OF_FREE * free))
+    return budget
+
+
+@dataclass(frozen=True)
+class ActivationBytes:
+    """What one sample's forward pass keeps for the backward pass, in bytes.
+
+    `plain`: all activations. `recomputed`: with checkpointing, the layers' inputs and one layer's own.
+    """
+
+    plain: int
+    recomputed: int
+
+
+class _Held:
+    """Storages that a forward pass keeps, weights apart, each counted once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        self._storages: dict[int, torch.UntypedStorage] = {}
+
+    def keep(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._weights:
+            self._storages[storage.data_ptr()] = storage
+
+    def release(self) -> int:
+        """The bytes held so far; lets go of them."""
+        size = sum(storage.nbytes() for storage in self._storages.values())
+        self._storages.clear()
+        return size
+
+
+def measure_activations(model: nn.Module, sample: Sample, norms: PerSampleNorms) -> ActivationBytes:
+    """Runs one forward pass with `norms` attached, and lets go of each layer's activations after it."""
+    held = _Held(model)
+    sizes: list[int] = []
+    inputs: list[int] = []
+
+    def enter(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        inputs.append(hidden.numel() * hidden.element_size())
+
+    def leave(*_: object) -> None:
+        for tensor in norms.kept():
+            held.keep(tensor)
+        sizes.append(held.release())
+        norms.begin(1, len(sample.input_ids))
+
+    with ExitStack() as stack, norms.attached(), saved_tensors_hooks(held.keep, _never_needed):
+        for layer in decoder_layers(model):
+            stack.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            stack.callback(layer.register_forward_hook(leave).remove)
+        norms.begin(1, len(sample.input_ids))
+        batch = pad([sample], unwrap(model).device)
+        loss = summed_loss(model, batch)
+        head = held.release()
+        del loss
+    return ActivationBytes(sum(sizes) + head, sum(inputs) + max(sizes, default=0) + head)
+
+
+def _never_needed(_: None) -> Tensor:
+    raise AssertionError("no backward pass follows")
+
+
+def summed_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Σ over the samples of each one's mean cross-entropy over its target tokens, a float32 scalar.
+
+    The mean over the whole batch would weigh a sample by its length.
+    """
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    logits = model(**inputs, use_cache=False).logits
+    targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).to(logits.device)
+    losses = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    counted = (targets != IGNORED).sum(dim=1, keepdim=True)
+    return (losses.view_as(targets) / counted).sum()
