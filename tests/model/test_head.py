@@ -24,7 +24,7 @@ def test_targets_are_the_next_real_tokens():
 
 
 @pytest.mark.parametrize("chunk", [1, 5 * 128, 2**24])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "modernbert-decoder"])
 def test_the_loss_is_that_of_the_models_own_logits(monkeypatch, family, chunk):
     monkeypatch.setattr("depthprune.model.head._CHUNK_LOGITS", chunk)
     model, batch = tiny_model(family, **SCALED.get(family, {})), tiny_batch(batch_size=3)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_batch, tiny_model
 
+from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder, decoder_layers
 from depthprune.model.resume import without_each_layer
 from depthprune.model.skip import skipped
@@ -20,7 +21,7 @@ class LayerCalls:
 
 
 @pytest.mark.parametrize("removed", [[], [0, 3], [5]])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma4_text"])
 def test_each_output_is_that_of_the_whole_pass_without_the_layer(family, removed):
     model, batch = tiny_model(family), tiny_batch()
     with torch.no_grad(), skipped(model, removed):
@@ -30,6 +31,13 @@ def test_each_output_is_that_of_the_whole_pass_without_the_layer(family, removed
             with skipped(model, [i]):
                 whole = decoder(model)(**batch, use_cache=False).last_hidden_state
             torch.testing.assert_close(output.last_hidden_state, whole, rtol=0, atol=1e-6)
+
+
+def test_layers_that_use_what_others_computed_are_refused():
+    kinds = ["sliding_attention", "full_attention"] * 3
+    model = tiny_model("gemma4_text", num_kv_shared_layers=2, layer_types=kinds)
+    with pytest.raises(UserError, match="gemma4_text: layers of this model use keys, values"):
+        next(iter(without_each_layer(model, tiny_batch())))
 
 
 @pytest.mark.parametrize("removed, left", [([], 6), ([2, 5], 4), ([0, 1, 2, 3], 2)])

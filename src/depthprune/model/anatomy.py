@@ -141,9 +141,10 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 def decoder(model: nn.Module) -> nn.Module:
     """The module that turns token ids into the hidden states that the head reads."""
     model = unwrap(model)
-    found = model.get_decoder()
-    # Llama 4's text model names itself.
-    return model.get_submodule(layers_path(model).rpartition(".")[0]) if found is model else found
+    found, stack = model.get_decoder(), model.get_submodule(layers_path(model).rpartition(".")[0])
+    # Llama 4's text model names itself there, ModernBERT's decoder its head.
+    holds_layers = found is not model and any(module is stack for module in found.modules())
+    return found if holds_layers else stack
 
 
 def linear_weights(layer: nn.Module) -> dict[str, LinearWeight]:

@@ -7,8 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from depthprune.model.anatomy import decoder, decoder_layers
+from depthprune.errors import UserError
+from depthprune.model.anatomy import decoder, decoder_layers, unwrap
+from depthprune.model.depth_config import text_config
 from depthprune.model.skip import Forms, output_form, skipped, skipped_layers
+
+# Families whose layers hand on more than hidden states: the tokens to attend to, a router's state.
+HAND_ON_MORE = ("glm_moe_dsa", "glm5_next_text", "hy_v4", "mistral_large4_text", "zaya")
 
 
 def without_each_layer(model: nn.Module, batch: Mapping[str, Tensor]) -> Iterator[tuple[int, ModelOutput]]:
@@ -19,8 +24,10 @@ def without_each_layer(model: nn.Module, batch: Mapping[str, Tensor]) -> Iterato
     layers that makes (m − 1)(m + 2)/2 layer passes in place of m(m − 1). Keeps m hidden states of one batch.
 
     The family's own forward pass is run each time, so that masks and positions are its own; `labels` are left
-    out. Use within `torch.no_grad()`.
+    out. Use within `torch.no_grad()`. Raises `UserError` for a family whose layers need more of each other
+    than hidden states.
     """
+    _check_layers_stand_alone(model)
     layers = decoder_layers(model)
     gone = set(skipped_layers(model))
     there = [i for i in range(len(layers)) if i not in gone]
@@ -33,6 +40,15 @@ def without_each_layer(model: nn.Module, batch: Mapping[str, Tensor]) -> Iterato
         with skipped(model, range(i + 1), forms), _replaced_input(layers[i], entering.pop(i)):
             output = _decode(model, batch)
         yield i, output
+
+
+def _check_layers_stand_alone(model: nn.Module) -> None:
+    text = text_config(unwrap(model).config)
+    if text.model_type in HAND_ON_MORE or any(getattr(text, "kv_sharing_modes", ())):
+        raise UserError(
+            f"{text.model_type}: layers of this model use keys, values or indices that other layers computed, "
+            "so it does not run without each of them: choose another metric, such as block-influence"
+        )
 
 
 def _decode(model: nn.Module, batch: Mapping[str, Tensor]) -> ModelOutput:
