@@ -1,15 +1,19 @@
 """The sums over a layer's weights, in memory and from a checkpoint's files."""
 
+import json
 import math
 
 import pytest
 import torch
+from runs import model_folder
+from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
-from depthprune import UserError, score_layers
+from depthprune import UserError, load_recipe, run, score_layers
 from depthprune.importance.magnitude_l1 import MagnitudeL1
 from depthprune.importance.magnitude_l2 import MagnitudeL2
 from depthprune.model.anatomy import decoder_layers
+from depthprune.model.loading import load_model
 
 POWERS = {"magnitude-l1": 1, "magnitude-l2": 2}
 
@@ -66,3 +70,34 @@ def test_a_damaged_layer_is_named(value):
         model.model.layers[1].mlp.up_proj.weight[2, 3] = value
     with pytest.raises(UserError, match="magnitude-l2: layer 1 holds a weight that is not finite"):
         MagnitudeL2()(model)
+
+
+@pytest.mark.parametrize("method", ["one-shot", "iterative"])
+@pytest.mark.parametrize("metric", POWERS)
+def test_a_run_scores_files_that_no_model_can_be_loaded_from(tmp_path, metric, method):
+    path = model_folder(tmp_path / "model")
+    expected = naive_sums(load_model(path), POWERS[metric])
+    tensors = load_file(path / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"lm_head.weight is missing"):
+        load_model(path)
+    overrides = {"importance.metric": metric, "selection.method": method, "training.method": "none"}
+    chosen = load_recipe("reverse", model=str(path), **overrides, **{"selection.ratio": 0.5})
+    folder = run(chosen, tmp_path / "out", until="select") / "depthprune"
+    scores = torch.tensor(json.loads((folder / "scores.json").read_text())["scores"])
+    torch.testing.assert_close(scores, expected, rtol=1e-6, atol=0)
+    removed = json.loads((folder / "plan.json").read_text())["removed"]
+    assert removed == sorted(expected.argsort()[:3].tolist())
+
+
+def test_weights_in_another_form_are_loaded(tmp_path):
+    path = model_folder(tmp_path / "model")
+    expected = naive_sums(load_model(path), 1)
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.2.self_attn.rotary_emb.inv_freq"] = torch.ones(4)  # as old checkpoints have it
+    save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    overrides = {"importance.metric": "magnitude-l1", "training.method": "none"}
+    folder = run(load_recipe("reverse", model=str(path), **overrides), tmp_path / "out", until="score")
+    scores = torch.tensor(json.loads((folder / "depthprune/scores.json").read_text())["scores"])
+    torch.testing.assert_close(scores, expected, rtol=1e-6, atol=0)
