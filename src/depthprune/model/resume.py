@@ -46,8 +46,8 @@ def _check_layers_stand_alone(model: nn.Module) -> None:
     text = text_config(unwrap(model).config)
     if text.model_type in HAND_ON_MORE or any(getattr(text, "kv_sharing_modes", ())):
         raise UserError(
-            f"{text.model_type}: layers of this model use keys, values or indices that others computed, so it "
-            "does not run without each of them: choose another metric, such as block-influence"
+            f"{text.model_type}: layers of this model use keys, values or indices that others computed, so "
+            "it does not run without each of them: choose another metric, such as block-influence"
         )
 
 
