@@ -129,7 +129,7 @@ def test_what_is_no_override_is_refused(text):
         ({"evaluation.batchsize": 1}, "evaluation.batchsize: no such setting; did you mean 'batch_size'?"),
         ({"calibration_samples.size": 1}, "calibration_samples.size: no such setting"),
         ({"importance.metric": "iga"}, "importance.metric: there is no 'iga'; did you mean 'igia'?"),
-        ({"training.method": "qqq"}, "training.method: there is no 'qqq'; choose one of lora, qlora, full, partial, none"),
+        ({"training.method": "qqq"}, "there is no 'qqq'; choose one of lora, qlora, full, partial, none"),
         ({"training.method": None}, "training.method: there is no None; did you mean 'none'?"),
         ({"training.method": ["lora"]}, "training.method: there is no ['lora']"),
         ({"training": "lora"}, "training is 'lora': write its settings as a mapping"),

@@ -11,11 +11,11 @@ from depthprune.importance.block_influence import BlockInfluence
 from depthprune.inputs import load_inputs
 
 
-def calibration(tmp_path):
-    """Enough text for 16 windows of 16 tokens."""
+def calibration(tmp_path, words=200):
+    """Text of so many words of five letters; 200 are enough for 16 windows of 16 tokens."""
     draw = random.Random(0)
-    words = ["".join(draw.choices("abcdefgh", k=5)) for _ in range(200)]
-    return str(write_jsonl(tmp_path / "text.jsonl", [{"text": " ".join(words)}]))
+    text = ["".join(draw.choices("abcdefgh", k=5)) for _ in range(words)]
+    return str(write_jsonl(tmp_path / "text.jsonl", [{"text": " ".join(text)}]))
 
 
 def without_training(tmp_path, name="shortgpt-iterative", **changes):

@@ -7,9 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from depthprune.importance import METRICS
-from depthprune.recipe import Recipe, load_recipe, recipe_names
-from depthprune.recovery import RECOVERIES
+from depthprune.recipe import SLOTS, Recipe, load_recipe, recipe_names
 from depthprune.report.table import eval_table
 from depthprune.run_folder import RunFolder
 
@@ -103,7 +101,8 @@ def show_methods(as_json: bool) -> None:
             }
         )
     if as_json:
-        _print_json({"recipes": found, "metrics": list(METRICS), "recoveries": list(RECOVERIES)})
+        methods = {slot: list(known) for slot, (_, known) in SLOTS.items()}
+        _print_json({"recipes": found, "methods": methods})
         return
     slots = ("importance", "selection", "recovery", "training")
     rows = [
@@ -117,6 +116,8 @@ def show_methods(as_json: bool) -> None:
         for row in found
     ]
     _table(["recipe", "importance → selection → recovery → training", "needs", "scoring", "paper"], rows)
+    for slot, (key, methods) in SLOTS.items():
+        console.print(f"{slot}.{key}: {', '.join(methods)}", highlight=False)
 
 
 def _needs(recipe: Recipe) -> str:
