@@ -4,6 +4,7 @@ import json
 
 import pytest
 from runs import recipe, rows, write_jsonl
+from transformers import LlamaForCausalLM
 from trl import SFTTrainer
 
 from depthprune import UserError, load_recipe, run, verify
@@ -19,6 +20,10 @@ TAUGHT = {
 }
 
 
+def stop(*arguments, **options):
+    raise KeyboardInterrupt
+
+
 def own(folder, name):
     return json.loads((folder / "depthprune" / name).read_text())
 
@@ -30,7 +35,7 @@ def test_own_answers_and_the_teacher_serve_the_tuned_model_and_the_control(tmp_p
     answers = folder / "depthprune" / "self-data.jsonl"
     assert len(load_examples(answers).rows) > 50
     assert not (folder / "depthprune" / "teacher").exists()
-    assert not answers.with_suffix(".partial").exists()
+    assert not list((folder / "depthprune").glob("*.partial"))
     trained = own(folder, "training.json")
     assert trained["train"]["what"] == "model.norm, lm_head, layer 3"
     assert trained["baseline"]["what"] == "model.norm, lm_head, layer 5"
@@ -50,11 +55,7 @@ def test_own_answers_and_the_teacher_serve_the_tuned_model_and_the_control(tmp_p
 
 def test_a_killed_training_finds_the_teacher_and_the_answers_again(tmp_path, monkeypatch):
     chosen, out = recipe(tmp_path, "reverse", **TAUGHT), tmp_path / "out"
-
-    def killed(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(SFTTrainer, "train", killed)
+    monkeypatch.setattr(SFTTrainer, "train", stop)
     kept = []
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -66,6 +67,30 @@ def test_a_killed_training_finds_the_teacher_and_the_answers_again(tmp_path, mon
     monkeypatch.undo()
     verify(run(chosen, out))
     assert not (out / "depthprune/teacher").exists()
+
+
+def test_answers_of_another_recipe_are_not_taken_up(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    sampled = {**TAUGHT, "training.self_data.temperature": 2.0, "training.self_data.batch_size": 1}
+
+    def killed(model, *arguments, **options):
+        if any(path.read_text() for path in out.glob("depthprune/*.partial")):
+            raise KeyboardInterrupt
+        return generate(model, *arguments, **options)
+
+    generate = LlamaForCausalLM.generate
+    monkeypatch.setattr(LlamaForCausalLM, "generate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe(tmp_path, "reverse", **sampled), out)
+    monkeypatch.undo()
+    greedy = {**TAUGHT, "training.self_data.batch_size": 1}
+    monkeypatch.setattr(SFTTrainer, "train", stop)
+    for folder in (out, tmp_path / "fresh"):
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe(tmp_path, "reverse", **greedy), folder)
+    texts = [(path / "depthprune/self-data.jsonl").read_text() for path in (out, tmp_path / "fresh")]
+    assert texts[0] == texts[1]
+    assert not list((out / "depthprune").glob("*.partial"))
 
 
 def test_the_estimate_counts_answers_and_teacher(tmp_path):

@@ -114,7 +114,7 @@ class Job:
 
     def answers(self, digest: str) -> str:
         """Lets the dense model answer the training prompts → self-data.jsonl."""
-        return Tuning(self).answer()
+        return Tuning(self).answer(digest)
 
     def train(self, digest: str) -> str:
         """Tunes the pruned model → the tuned checkpoint, metrics.jsonl, training.json."""

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depthprune.data.tokens import encode_prompts
 from depthprune.run_folder import fingerprint
 from depthprune.training import FineTuning, Start, fine_tune
 from depthprune.training.base import frozen_dtype
@@ -25,19 +26,24 @@ class Tuning:
         self.job = job
         self.settings: FineTuning = job.recipe.training
 
-    def answer(self) -> str:
+    def answer(self, digest: str) -> str:
         """Lets the dense model answer the training prompts → self-data.jsonl."""
-        inputs = self.job.inputs
+        inputs, folder = self.job.inputs, self.job.folder
         assert inputs.train is not None
+        partial = folder.own / f"self-data-{digest}.partial"
+        for other in folder.own.glob("self-data-*.partial"):
+            if other != partial:  # another recipe's, killed
+                other.unlink()
         return write_answers(
             self._dense(),
             inputs.tokenizer,
             inputs.train,
+            encode_prompts(inputs.train, inputs.tokenizer, inputs.chat_template),
             self.settings.self_data,
             inputs.max_length(self.settings.max_length),
             self.job.recipe.seed,
-            self.job.folder.artifact("answers"),
-            inputs.chat_template,
+            partial,
+            folder.artifact("answers"),
         )
 
     def fine_tune(self, path: str | Path, stage: str, digest: str) -> str:

@@ -33,6 +33,12 @@ def lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def write(dense, asked, settings, length, seed, path):
+    prompts = encode_prompts(asked, TOKENIZER)
+    partial = path.with_suffix(".partial")
+    return write_answers(dense, TOKENIZER, asked, prompts, settings, length, seed, partial, path)
+
+
 def chat():
     turns = [[{"role": "user", "content": "hi " * n}] for n in range(1, 5)]
     rows = [{"prompt": prompt, "completion": "given"} for prompt in turns]
@@ -52,7 +58,7 @@ def test_answers_are_what_the_model_writes_greedily_after_each_prompt(tmp_path, 
     eos, word = directions(2)
     dense = model(**{TOKENIZER.eos_token: eos, "x": word}) if asked.kind != "messages" else model()
     path = tmp_path / "self-data.jsonl"
-    note = write_answers(dense, TOKENIZER, asked, SMALL, 64, 0, path)
+    note = write(dense, asked, SMALL, 64, 0, path)
     prompts = encode_prompts(asked, TOKENIZER)
     expected = {i: naive_greedy(dense, ids, 6) for i, ids in enumerate(prompts)}
     with_text = [i for i, ids in expected.items() if TOKENIZER.decode(ids, skip_special_tokens=True).strip()]
@@ -80,7 +86,7 @@ def test_some_answers_are_blank_and_some_end_in_the_test_above():
 
 @pytest.mark.parametrize("asked", [examples(8), chat()])
 def test_the_file_is_a_dataset_like_the_users_own(tmp_path, asked):
-    write_answers(model(), TOKENIZER, asked, SMALL, 64, 0, tmp_path / "self-data.jsonl")
+    write(model(), asked, SMALL, 64, 0, tmp_path / "self-data.jsonl")
     loaded = load_examples(tmp_path / "self-data.jsonl")
     assert loaded.kind == asked.kind
     assert loaded.rows["prompt"] == asked.rows["prompt"]
@@ -89,7 +95,7 @@ def test_the_file_is_a_dataset_like_the_users_own(tmp_path, asked):
 
 def test_prompt_and_answer_share_the_length(tmp_path):
     path = tmp_path / "self-data.jsonl"
-    write_answers(model(x=torch.ones(32)), TOKENIZER, examples(8), SMALL, 9, 0, path)
+    write(model(x=torch.ones(32)), examples(8), SMALL, 9, 0, path)
     assert max(len(row["input_ids"]) for row in lines(path)) <= 9
     assert all(row["input_ids"][0] == TOKENIZER.bos_token_id for row in lines(path))
 
@@ -100,7 +106,7 @@ def test_a_killed_call_goes_on_and_draws_the_same(tmp_path, temperature):
     settings = SelfData(max_new_tokens=6, batch_size=1, temperature=temperature)
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     torch.manual_seed(1)
-    write_answers(dense, TOKENIZER, asked, settings, 64, 5, whole)
+    write(dense, asked, settings, 64, 5, whole)
 
     batches = []
     generate = type(dense).generate
@@ -113,12 +119,12 @@ def test_a_killed_call_goes_on_and_draws_the_same(tmp_path, temperature):
 
     dense.generate = dying
     with pytest.raises(Killed):
-        write_answers(dense, TOKENIZER, asked, settings, 64, 5, killed)
+        write(dense, asked, settings, 64, 5, killed)
     assert not killed.exists()
     with killed.with_suffix(".partial").open("a") as stream:
         stream.write("[[1, 2")  # torn
     torch.manual_seed(2)
-    write_answers(dense, TOKENIZER, asked, settings, 64, 5, killed)
+    write(dense, asked, settings, 64, 5, killed)
     assert killed.read_text() == whole.read_text()
     assert sum(batches) - batches[1] == 60
     assert len(batches) > 3
@@ -126,7 +132,7 @@ def test_a_killed_call_goes_on_and_draws_the_same(tmp_path, temperature):
 
 def test_only_blank_answers(tmp_path):
     with pytest.raises(UserError, match=r"train\.jsonl: the model's answers to all 4 prompts are blank"):
-        write_answers(model(z=torch.zeros(32)), TOKENIZER, examples(4), SMALL, 64, 0, tmp_path / "a.jsonl")
+        write(model(z=torch.zeros(32)), examples(4), SMALL, 64, 0, tmp_path / "a.jsonl")
 
 
 def test_text_has_no_prompts():

@@ -6,11 +6,10 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from depthprune.data.batches import token_batches
 from depthprune.data.examples import Examples
-from depthprune.data.tokens import encode_prompts
 from depthprune.errors import UserError
 from depthprune.evaluation.logprobs import BATCH_ROW
 from depthprune.evaluation.progress import with_progress
@@ -32,43 +31,29 @@ def write_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Examples,
+    prompts: list[list[int]],
     settings: SelfData,
     length: int,
     seed: int,
+    partial: Path,
     path: Path,
-    chat_template: str | None = None,
 ) -> str:
     """Lets `model` answer every prompt → `path`, and says in a line what it wrote.
 
-    `path` holds JSON lines in the order of `examples`: the columns of the user's own rows, and `row` (the
-    place there), `input_ids`, `completion_mask`, and `finished`, false where the length ended the answer.
-    Prompt and answer share `length` tokens. Blank answers are left out. Batches go to a file beside `path`
-    as they come: a call that was killed goes on with the next one.
+    `prompts` are the tokens of those of `examples`. `path` holds JSON lines in their order: the columns of
+    the user's own rows, and `row` (the place there), `input_ids`, `completion_mask`, and `finished`, false
+    where the length ended the answer. Prompt and answer share `length` tokens. Blank answers are left out.
+    Batches go to `partial` as they come: a call that was killed goes on with the next one.
 
     Raises:
         UserError: all answers are blank.
     """
-    asked = encode_prompts(examples, tokenizer, chat_template)
-    prompts, new_tokens = fitted(asked, tokenizer, length, settings.max_new_tokens)
+    prompts, new_tokens = fitted(prompts, tokenizer, length, settings.max_new_tokens)
     decoded = decoding(model, tokenizer, new_tokens, settings.temperature)
     batches = token_batches([len(ids) + new_tokens for ids in prompts], settings.batch_size * BATCH_ROW)
-    partial = path.with_suffix(".partial")
-    done = _whole_lines(partial)
-    with partial.open("a", encoding="utf-8") as stream:
-        for number, indices in with_progress(list(enumerate(batches))[len(done) :], "answers"):
-            # A batch's draws hang on its number alone, so that a resumed call draws the same.
-            with torch.random.fork_rng(), torch.inference_mode():
-                torch.manual_seed(seed + number)
-                done.append(continuations(model, [prompts[i] for i in indices], decoded))
-            stream.write(json.dumps(done[-1]) + "\n")
-            stream.flush()
-    written = {
-        i: ids
-        for batch, answers in zip(batches, done, strict=True)
-        for i, ids in zip(batch, answers, strict=True)
-    }
+    answers = _generate(model, prompts, batches, decoded, seed, partial)
     ends = set(decoded.eos_token_id or [])
-    rows = [_row(examples, i, prompts[i], written[i], ends, tokenizer) for i in range(len(prompts))]
+    rows = [_row(examples, i, prompts[i], answers[i], ends, tokenizer) for i in range(len(prompts))]
     note = _write(rows, examples.source, path)
     partial.unlink()
     return note
@@ -83,6 +68,28 @@ def answered_rows(path: Path) -> datasets.Dataset:
     return datasets.Dataset.from_list(
         [{name: row[name] for name in ("input_ids", "completion_mask")} for row in rows]
     )
+
+
+def _generate(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    batches: list[list[int]],
+    decoded: GenerationConfig,
+    seed: int,
+    partial: Path,
+) -> dict[int, list[int]]:
+    """What the model writes after each prompt, by its place; one line of `partial` a batch."""
+    done = _whole_lines(partial)
+    with partial.open("a", encoding="utf-8") as stream:
+        for number, indices in with_progress(list(enumerate(batches))[len(done) :], "answers"):
+            # A batch's draws hang on its number alone, so that a resumed call draws the same.
+            with torch.random.fork_rng(), torch.inference_mode():
+                torch.manual_seed(seed + number)
+                done.append(continuations(model, [prompts[i] for i in indices], decoded))
+            stream.write(json.dumps(done[-1]) + "\n")
+            stream.flush()
+    places = [i for batch in batches for i in batch]
+    return dict(zip(places, [ids for batch in done for ids in batch], strict=True))
 
 
 def _whole_lines(partial: Path) -> list[list[list[int]]]:

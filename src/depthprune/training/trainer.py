@@ -59,18 +59,19 @@ def sft_trainer(
         "peft_config": lora_config(model, settings) if isinstance(settings, LoraSettings) else None,
         "callbacks": list(callbacks),
     }
-    if teacher is None:
-        trainer = SFTTrainer(**options)
-    else:
-        from depthprune.training.distill import DistillTrainer
-
-        trainer = DistillTrainer(**options, teacher=teacher)
+    trainer = SFTTrainer(**options) if teacher is None else _distilling(teacher, options)
     trained: Any = trainer.model
     for parameter in trained.parameters():
         if parameter.requires_grad:  # TRL casts adapters on a quantised base to bfloat16
             parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _distilling(teacher: "TeacherCache", options: dict[str, Any]) -> "SFTTrainer":
+    from depthprune.training.distill import DistillTrainer
+
+    return DistillTrainer(**options, teacher=teacher)
 
 
 def _trainer_arguments(
