@@ -8,8 +8,10 @@ from tiny import tiny_batch, tiny_model
 from depthprune.errors import UserError
 from depthprune.model.hooks import record_layer_io
 from depthprune.model.surgery import remove_layers
+from depthprune.recovery.activations import mean_loss
 from depthprune.recovery.base import Evidence
-from depthprune.recovery.replacement_layer import ReplacementLayer, mean_loss, split_samples
+from depthprune.recovery.held_out import split_samples
+from depthprune.recovery.replacement_layer import ReplacementLayer
 from depthprune.selection import Plan
 
 PLAN = Plan(6, (3, 4))

@@ -17,9 +17,9 @@ from depthprune.importance.sample_batches import (
     memory_budget,
     pad,
     split_samples,
-    summed_loss,
 )
 from depthprune.model.anatomy import decoder_layers, layers_path, unwrap
+from depthprune.model.head import summed_sample_losses
 
 log = logging.getLogger("depthprune")
 
@@ -91,7 +91,7 @@ def _score(model: nn.Module, norms: PerSampleNorms, group: list[Sample]) -> Tens
     """The sums of norms over one batch, float64 [L]."""
     batch = pad(group, unwrap(model).device)
     norms.begin(*batch["input_ids"].shape)
-    summed_loss(model, batch).backward()
+    summed_sample_losses(model, batch).backward()
     sums = norms.finish()
     if norms.mixed:
         return torch.stack([_score(model, norms, [sample]) for sample in group]).sum(dim=0)

@@ -13,10 +13,10 @@ from depthprune.errors import UserError
 from depthprune.importance.base import Batches
 from depthprune.importance.per_sample import PerSampleNorms
 from depthprune.model.anatomy import decoder_layers, unwrap
+from depthprune.model.head import IGNORED, summed_sample_losses
 
 log = logging.getLogger("depthprune")
 
-IGNORED = -100
 _SHARE_OF_GRADIENTS = 1.3
 # What any machine can spare; a small model's weight gradients would allow less.
 _LEAST_BYTES = 2**27
@@ -145,7 +145,7 @@ def measure_activations(model: nn.Module, sample: Sample, norms: PerSampleNorms)
             stack.callback(layer.register_forward_hook(leave).remove)
         norms.begin(1, len(sample.input_ids))
         batch = pad([sample], unwrap(model).device)
-        loss = summed_loss(model, batch)
+        loss = summed_sample_losses(model, batch)
         head = held.release()
         del loss
     return ActivationBytes(sum(sizes) + head, sum(inputs) + max(sizes, default=0) + head)
@@ -153,18 +153,3 @@ def measure_activations(model: nn.Module, sample: Sample, norms: PerSampleNorms)
 
 def _never_needed(_: None) -> Tensor:
     raise AssertionError("no backward pass follows")
-
-
-def summed_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Σ over the samples of each one's mean cross-entropy over its target tokens, a float32 scalar.
-
-    The mean over the whole batch would weigh a sample by its length.
-    """
-    inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
-    logits = model(**inputs, use_cache=False).logits
-    targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).to(logits.device)
-    losses = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    counted = (targets != IGNORED).sum(dim=1, keepdim=True)
-    return (losses.view_as(targets) / counted).sum()

@@ -5,14 +5,13 @@ from contextlib import ExitStack, contextmanager
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from depthprune.errors import UserError
 from depthprune.importance.base import Batches, MetricSettings
 from depthprune.importance.damage import refuse_non_finite
-from depthprune.model.anatomy import decoder_layers, linear_weights, unwrap
-from depthprune.model.head import IGNORED, next_tokens
+from depthprune.model.anatomy import decoder_layers, linear_weights
+from depthprune.model.head import IGNORED, next_tokens, summed_sample_losses
 from depthprune.model.skip import skipped_layers
 
 # |W ⊙ ∂L/∂W| is formed in float32 this many elements at a time.
@@ -55,8 +54,8 @@ class Taylor(MetricSettings):
             )
         with _learning(model, list(weights)):
             for batch in learnable[:-1]:
-                _summed_loss(model, batch).backward()
-            loss = _summed_loss(model, learnable[-1])
+                summed_sample_losses(model, batch).backward()
+            loss = summed_sample_losses(model, learnable[-1])
             # The sums are complete as the last pass reaches a weight: it is reduced and freed at once.
             with _after_gradient(weights, reduce):
                 loss.backward()
@@ -86,19 +85,6 @@ def _sum_of_products(weight: Tensor, gradient: Tensor | None) -> float:
         strict=True,
     )
     return float(sum((w.float() * g.float()).abs_().sum() for w, g in pairs))
-
-
-def _summed_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Σ over the samples of each one's mean cross-entropy; a mean over the batch would weigh by length."""
-    device = unwrap(model).device
-    inputs = {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
-    logits = model(**inputs, use_cache=False).logits
-    targets = next_tokens(batch).to(logits.device)
-    losses = F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    counted = (targets != IGNORED).sum(dim=1).clamp(min=1)
-    return (losses.view_as(targets).sum(dim=1) / counted).sum()
 
 
 @contextmanager

@@ -43,6 +43,19 @@ def summed_loss(model: nn.Module, output: ModelOutput, targets: Tensor) -> float
     return float(total)
 
 
+def summed_sample_losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Σ over the samples of each one's mean cross-entropy; a mean over the batch would weigh by length."""
+    device = unwrap(model).device
+    inputs = {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
+    logits = model(**inputs, use_cache=False).logits
+    targets = next_tokens(batch).to(logits.device)
+    losses = F.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    counted = (targets != IGNORED).sum(dim=1).clamp(min=1)
+    return (losses.view_as(targets).sum(dim=1) / counted).sum()
+
+
 def _logits(model: nn.Module, output: ModelOutput, hidden: Tensor, tokens: Tensor) -> Tensor:
     """float32 [N, V] of hidden states [N, d], by the model's own forward: it may scale or cap its logits."""
     inner = unwrap(model)

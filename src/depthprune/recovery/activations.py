@@ -3,29 +3,27 @@
 from collections.abc import Collection, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from depthprune.data.batches import IGNORED
 from depthprune.errors import UserError
-from depthprune.model.anatomy import decoder_layers, unwrap
+from depthprune.model.anatomy import decoder, decoder_layers, unwrap
+from depthprune.model.head import IGNORED, next_tokens, summed_loss
 from depthprune.model.hooks import for_each_layer_io, hidden_state
 from depthprune.model.skip import skipped
 from depthprune.recovery.down_projection import DownProjection, widened
-
-Batch = dict[str, Tensor]
+from depthprune.recovery.states import Batch, on_device
 
 
 def layer_output(model: nn.Module, i: int, batch: Batch, removed: Collection[int] = ()) -> Tensor:
     """h_{i+1} of the real tokens, [tokens, d], of the model without the `removed` layers."""
     found: list[Tensor] = []
-    batch, real = _on_device(model, batch)
+    ((inputs, real),) = on_device(model, [batch])
     layers = decoder_layers(model)
     handle = layers[i].register_forward_hook(lambda _, __, out: found.append(hidden_state(out).clone()))
     try:
         # Nothing after layer i is needed.
         with skipped(model, {*removed, *range(i + 1, len(layers))}):
-            unwrap(model).base_model(**batch, use_cache=False)
+            unwrap(model).base_model(**inputs, use_cache=False)
     finally:
         handle.remove()
     return widened(found[0][real])
@@ -50,15 +48,14 @@ def mean_outputs(model: nn.Module, batches: Sequence[Batch], removed: Collection
     depth = len(decoder_layers(model))
     sums: list[Tensor] = [torch.zeros(())] * depth
     tokens = 0
-    for batch in batches:
-        batch, real = _on_device(model, batch)
+    for inputs, real in on_device(model, batches):
         tokens += int(real.sum())
 
         def add(i: int, _: Tensor, after: Tensor, real: Tensor = real) -> None:
             sums[i] = sums[i] + after[real].double().sum(0).cpu()
 
         with skipped(model, removed):
-            for_each_layer_io(model, batch, add)
+            for_each_layer_io(model, inputs, add)
     means = torch.stack(sums) / tokens
     finite = means.isfinite().all(dim=1)
     if not finite.all():
@@ -71,26 +68,13 @@ def mean_outputs(model: nn.Module, batches: Sequence[Batch], removed: Collection
     return means
 
 
+@torch.no_grad()
 def mean_loss(model: nn.Module, batches: Sequence[Batch], removed: Collection[int] = ()) -> float:
     """Cross-entropy a token over the labels, in nats, of the model without the `removed` layers."""
     total, count = 0.0, 0
-    for batch in batches:
-        labels = batch["labels"][:, 1:]
-        inputs, _ = _on_device(model, batch)
-        with skipped(model, removed):
-            logits = unwrap(model)(**inputs, use_cache=False).logits[:, :-1]
-        labels = labels.to(logits.device)
-        total += float(
-            F.cross_entropy(
-                widened(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-            ).double()
-        )
-        count += int((labels != IGNORED).sum())
+    with skipped(model, removed):
+        for batch, (inputs, _) in zip(batches, on_device(model, batches), strict=True):
+            targets = next_tokens(batch)
+            total += summed_loss(model, decoder(model)(**inputs, use_cache=False), targets)
+            count += int((targets != IGNORED).sum())
     return total / count
-
-
-def _on_device(model: nn.Module, batch: Batch) -> tuple[Batch, Tensor]:
-    """The batch without labels where the model is, and the mask of its real tokens."""
-    device = unwrap(model).device
-    inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
-    return inputs, inputs["attention_mask"].bool()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from depthprune.errors import UserError
-from depthprune.recovery.activations import Batch
+from depthprune.recovery.states import Batch
 
 
 def split_samples(batches: Sequence[Batch], fraction: float) -> tuple[list[Batch], list[Batch]]:
@@ -11,7 +11,7 @@ def split_samples(batches: Sequence[Batch], fraction: float) -> tuple[list[Batch
 
     Calibration samples come shuffled. Raises `UserError` where there are fewer than two.
     """
-    total = sum(len(batch["input_ids"]) for batch in batches)
+    total = count_samples(batches)
     if total < 2:
         raise UserError(
             f"{total} calibration sample(s): a repair is fitted on some and chosen by others; give at least 2"
@@ -26,3 +26,8 @@ def split_samples(batches: Sequence[Batch], fraction: float) -> tuple[list[Batch
     return [batch for batch in fit if len(batch["input_ids"])], [
         batch for batch in held_out if len(batch["input_ids"])
     ]
+
+
+def count_samples(batches: Sequence[Batch]) -> int:
+    """The rows of all batches."""
+    return sum(len(batch["input_ids"]) for batch in batches)

@@ -15,7 +15,7 @@ from depthprune.recovery.activations import (
     output_and_contribution,
 )
 from depthprune.recovery.down_projection import DownProjection
-from depthprune.recovery.held_out import split_samples
+from depthprune.recovery.held_out import count_samples, split_samples
 from depthprune.recovery.least_squares import Moments
 from depthprune.selection import Plan
 
@@ -96,9 +96,5 @@ class Repairs:
             "repairs": self._rows,
             "drift": {"layers": list(self.plan.kept), "before": self.drift_before, "after": self.drift()},
             "held_out_loss": {"before": self._loss_before, "after": self._loss},
-            "samples": {"fit": _count(self.fit), "held_out": _count(self.held_out)},
+            "samples": {"fit": count_samples(self.fit), "held_out": count_samples(self.held_out)},
         }
-
-
-def _count(batches: Sequence[Batch]) -> int:
-    return sum(len(batch["input_ids"]) for batch in batches)

@@ -9,13 +9,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import decoder, decoder_layers, unwrap
-from depthprune.model.head import IGNORED, next_tokens, summed_loss
-from depthprune.model.skip import skipped
+from depthprune.model.anatomy import decoder_layers, unwrap
+from depthprune.recovery.activations import mean_loss
 from depthprune.recovery.base import Evidence, RecoverySettings
 from depthprune.recovery.block_states import BlockStates, block_states
 from depthprune.recovery.combination import kinds
-from depthprune.recovery.states import Batch, on_device
+from depthprune.recovery.held_out import count_samples, split_samples
 from depthprune.selection import Plan
 
 
@@ -91,7 +90,7 @@ class ReplacementLayer(RecoverySettings):
             "training_error": course,
             "held_out_error": {"before": error, "after": error_after},
             "held_out_loss": {"before": loss, "after": loss_after},
-            "samples": {"fit": _count(fit), "held_out": _count(held_out)},
+            "samples": {"fit": count_samples(fit), "held_out": count_samples(held_out)},
         }
 
     def _train(self, layer: nn.Module, states: Sequence[BlockStates]) -> tuple[nn.Module, list[float]]:
@@ -130,33 +129,3 @@ def mean_error(layer: nn.Module, states: Sequence[BlockStates]) -> float:
     student = copy.deepcopy(layer).float()
     tokens = sum(state.tokens for state in states)
     return sum(float(state.error(student)) * state.tokens for state in states) / tokens
-
-
-@torch.inference_mode()
-def mean_loss(model: nn.Module, batches: Sequence[Batch], removed: Sequence[int]) -> float:
-    """Cross-entropy a token over the labels, in nats, of the model without the removed layers."""
-    total, count = 0.0, 0
-    with skipped(model, removed):
-        for batch, (inputs, _) in zip(batches, on_device(model, batches), strict=True):
-            targets = next_tokens(batch)
-            total += summed_loss(model, decoder(model)(**inputs, use_cache=False), targets)
-            count += int((targets != IGNORED).sum())
-    return total / count
-
-
-def split_samples(batches: Sequence[Batch], fraction: float) -> tuple[list[Batch], list[Batch]]:
-    """The first samples to train on, and the last `fraction` of them, at least one of each."""
-    held_out = min(_count(batches) - 1, max(1, round(fraction * _count(batches))))
-    fit, rest, left = [], [], _count(batches) - held_out
-    for batch in batches:
-        here = min(left, len(batch["input_ids"]))
-        left -= here
-        fit.append({key: value[:here] for key, value in batch.items()})
-        rest.append({key: value[here:] for key, value in batch.items()})
-    return [batch for batch in fit if len(batch["input_ids"])], [
-        batch for batch in rest if len(batch["input_ids"])
-    ]
-
-
-def _count(batches: Sequence[Batch]) -> int:
-    return sum(len(batch["input_ids"]) for batch in batches)
