@@ -37,7 +37,7 @@ def test_scoring_leaves_the_model_as_it_was():
 @pytest.mark.parametrize(
     "metric, settings, message",
     [
-        ("block-influense", {}, "metric 'block-influense' is unknown: choose one of igia, block-influence"),
+        ("block-influense", {}, "metric 'block-influense' is unknown: choose one of igia, gradient-norm, "),
         ("igia", {}, "metric 'igia' reads gradients of a training run: call depthprune.run"),
         ("random", {"sed": 1}, "random.sed: no such setting; did you mean 'seed'"),
         ("random", {"seed": "many"}, "random.seed is 'many': input should be a valid integer"),
