@@ -6,8 +6,8 @@
 
 Both sides score the same random Llama on the same random tokens in one run: in turn for the seconds (the
 medians of the rounds count), and each in a process of its own for the peak memory (on Linux read from /proc,
-on CUDA from torch). The loop takes one sample at a time and drops the gradients before the next pass; a second
-one has the embeddings and the head frozen, too, whose gradients no score needs.
+on CUDA from torch). The loop takes one sample at a time and drops the gradients before the next pass; a
+second one has the embeddings and the head frozen, too, whose gradients no score needs.
 """
 
 import argparse
