@@ -6,8 +6,8 @@
 
 Both sides score the same random Llama on the same random tokens in one run: in turn for the seconds (the
 medians of the rounds count), and each in a process of its own for the peak memory (on Linux read from /proc,
-on CUDA from torch). The loop takes one sample at a time, forms no gradient outside the decoder layers, and
-drops the gradients before the next pass.
+on CUDA from torch). The loop takes one sample at a time and drops the gradients before the next pass; a
+second one has the embeddings and the head frozen, too, whose gradients no score needs.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from depthprune.importance.gradient_norm import GradientNorm
 
+SIDES = {"loop": "loop", "frozen": "loop, the rest frozen", "batched": "batched"}
 BARS = {"cpu": ("at least 1.4×", "at most 1.2×"), "cuda": ("at least 4×", "")}
 
 
@@ -46,7 +47,7 @@ def arguments() -> argparse.Namespace:
     }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--batch-size", type=int, help="samples a pass; by default what fits memory")
-    parser.add_argument("--peak", choices=["loop", "batched"], help=argparse.SUPPRESS)
+    parser.add_argument("--peak", choices=list(SIDES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     # Heads of 64 at small sizes, of 128 as Llama has them from 4096 on.
     options.heads = options.heads or options.hidden // (128 if options.hidden >= 4096 else 64)
@@ -75,9 +76,11 @@ def random_batch(options: argparse.Namespace) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def loop_scores(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """One forward and backward pass per sample, the norm of each gradient."""
-    model.requires_grad_(False)
+def loop_scores(
+    model: LlamaForCausalLM, batch: dict[str, torch.Tensor], only_layers: bool = False
+) -> torch.Tensor:
+    """One forward and backward pass per sample, the norm of each gradient in the layers."""
+    model.requires_grad_(not only_layers)
     layers = model.model.layers.requires_grad_(True)
     weights = [list(layer.parameters()) for layer in layers]
     totals = torch.zeros(len(weights), device=model.device)
@@ -96,15 +99,15 @@ def loop_scores(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torc
 
 def scores_of(side: str, model: LlamaForCausalLM, options: argparse.Namespace) -> torch.Tensor:
     batch = random_batch(options)
-    if side == "loop":
-        return loop_scores(model, batch)
+    if side != "batched":
+        return loop_scores(model, batch, only_layers=side == "frozen")
     return GradientNorm(batch_size=options.batch_size)(model, [batch])
 
 
 def seconds_of(options: argparse.Namespace) -> tuple[dict[str, float], float]:
-    """The median seconds of both sides, and the largest relative difference of their scores."""
+    """The median seconds of each side, and the largest relative difference of their scores."""
     model = random_model(options)
-    seconds: dict[str, list[float]] = {"loop": [], "batched": []}
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     scores = {}
     for turn in range(options.rounds + 1):
         for side, taken in seconds.items():
@@ -161,21 +164,23 @@ def main() -> None:
         f"d {options.hidden}, MLP {options.mlp}, vocabulary {options.vocab}, "
         f"{options.samples}×{options.tokens} tokens, {options.dtype} on {options.device}\n"
     )
-    peaks = {side: peak_of(side) for side in ("loop", "batched")}
+    peaks = {side: peak_of(side) for side in SIDES}
     seconds, difference = seconds_of(options)
     faster, larger = BARS["cuda" if options.device.startswith("cuda") else "cpu"]
-    added = {side: peak["peak"] - peak["before"] for side, peak in peaks.items()}
-    whole = {side: peak["peak"] for side, peak in peaks.items()}
-    print("| | loop | batched | ratio | to hold |\n|---|---|---|---|---|")
-    print(
-        f"| seconds, median of {options.rounds} | {seconds['loop']:.2f} | {seconds['batched']:.2f} "
-        f"| {seconds['loop'] / seconds['batched']:.2f}× faster | {faster} |"
-    )
-    for name, sizes in {"peak memory": whole, "of it added by scoring": added}.items():
-        print(
-            f"| {name}, MiB | {sizes['loop'] / 2**20:.0f} | {sizes['batched'] / 2**20:.0f} "
-            f"| {sizes['batched'] / sizes['loop']:.2f}× | {larger} |"
-        )
+    rows = {
+        f"seconds, median of {options.rounds}": (seconds, faster),
+        "peak memory, MiB": ({side: peak["peak"] / 2**20 for side, peak in peaks.items()}, larger),
+        "added by scoring, MiB": (
+            {side: (peak["peak"] - peak["before"]) / 2**20 for side, peak in peaks.items()},
+            larger,
+        ),
+    }
+    print(f"| | {' | '.join(SIDES.values())} | to hold, against the loop |\n|---|---|---|---|---|")
+    for name, (values, bar) in rows.items():
+        cells = [f"{value:.2f} ({values['loop'] / value:.2f}×)" for value in values.values()]
+        if "MiB" in name:
+            cells = [f"{value:.0f} ({value / values['loop']:.2f}×)" for value in values.values()]
+        print(f"| {name} | {' | '.join(cells)} | {bar} |")
     print(f"| largest relative difference | | | {difference:.0e} | at most 1e-4 |")
 
 

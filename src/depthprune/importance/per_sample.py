@@ -114,9 +114,10 @@ class PerSampleNorms:
         if not torch.is_grad_enabled():
             self._calls_without_grad[module] += 1
             return None
-        call = Call(args, kwargs, self._unanswered(module), self._samples, self._tokens)
-        if not call.parameters:
+        parameters = self._unanswered(module)
+        if not parameters:
             return None
+        call = Call(args, kwargs, parameters, self._samples, self._tokens)
         places, output = _hookable(output)
         tensors = list(places.values())
         call.rule = rule_of(module, call, tensors)
