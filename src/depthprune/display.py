@@ -87,7 +87,8 @@ def show_methods(as_json: bool) -> None:
     for name in recipe_names():
         recipe = load_recipe(name)
         importance = recipe.importance.model_dump()["metric"]
-        chooser = recipe.recovery if recipe.recovery.decides else recipe.importance
+        cost = (recipe.recovery if recipe.recovery.decides else recipe.importance).cost
+        papers = dict.fromkeys([recipe.importance.paper, recipe.recovery.paper])
         found.append(
             {
                 "recipe": name,
@@ -96,8 +97,8 @@ def show_methods(as_json: bool) -> None:
                 "recovery": recipe.recovery.model_dump()["method"],
                 "training": recipe.training.method,
                 "needs": _needs(recipe),
-                "scoring cost": chooser.cost,
-                "paper": chooser.paper,
+                "scoring cost": f"{cost} a round" if recipe.selection.method == "iterative" else cost,
+                "paper": "; ".join(paper for paper in papers if paper != "–") or "–",
             }
         )
     if as_json:
