@@ -13,13 +13,13 @@ from depthprune.importance.base import Batches, MetricSettings
 from depthprune.importance.per_sample import PerSampleNorms, frozen
 from depthprune.importance.sample_batches import (
     Sample,
-    measure_activations,
+    activation_bytes,
+    backward,
     memory_budget,
     pad,
     split_samples,
 )
 from depthprune.model.anatomy import decoder_layers, layers_path, unwrap
-from depthprune.model.head import summed_sample_losses
 
 log = logging.getLogger("depthprune")
 
@@ -66,7 +66,7 @@ class GradientNorm(MetricSettings):
         norms = PerSampleNorms(model)
         if self.batch_size is not None and self.gradient_checkpointing is not None:
             return PerSampleNorms(model, self.gradient_checkpointing), 0
-        size = measure_activations(model, longest, norms)
+        size = activation_bytes(model, longest, norms)
         checkpointing = self.gradient_checkpointing
         if checkpointing is None:
             checkpointing = size.plain > memory_budget(model)
@@ -91,7 +91,7 @@ def _score(model: nn.Module, norms: PerSampleNorms, group: list[Sample]) -> Tens
     """The sums of norms over one batch, float64 [L]."""
     batch = pad(group, unwrap(model).device)
     norms.begin(*batch["input_ids"].shape)
-    summed_sample_losses(model, batch).backward()
+    backward(model, batch)
     sums = norms.finish()
     if norms.mixed:
         return torch.stack([_score(model, norms, [sample]) for sample in group]).sum(dim=0)

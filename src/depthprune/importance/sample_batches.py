@@ -13,11 +13,11 @@ from depthprune.errors import UserError
 from depthprune.importance.base import Batches
 from depthprune.importance.per_sample import PerSampleNorms
 from depthprune.model.anatomy import decoder_layers, unwrap
-from depthprune.model.head import IGNORED, summed_sample_losses
+from depthprune.model.head import IGNORED
 
 log = logging.getLogger("depthprune")
 
-_SHARE_OF_GRADIENTS = 1.3
+_SHARE_OF_GRADIENTS = 1.4
 # What any machine can spare; a small model's weight gradients would allow less.
 _LEAST_BYTES = 2**27
 # Of an accelerator's free memory; gradients and temporary buffers take the rest.
@@ -80,8 +80,8 @@ def pad(samples: list[Sample], device: torch.device) -> dict[str, Tensor]:
 def memory_budget(model: nn.Module) -> int:
     """Bytes that activations may take, in proportion to the weight gradients that a loop would hold.
 
-    1.3 times those of the layers: with the model itself at most 1.15 times the loop's memory. On a CUDA
-    device no more than what is free there.
+    1.4 times those of the layers: with the model itself at most 1.2 times the loop's memory. On a CUDA device
+    no more than what is free there.
     """
     weights = sum(p.numel() * p.element_size() for p in decoder_layers(model).parameters())
     budget = max(int(_SHARE_OF_GRADIENTS * weights), _LEAST_BYTES)
@@ -123,8 +123,24 @@ class _Held:
         return size
 
 
-def measure_activations(model: nn.Module, sample: Sample, norms: PerSampleNorms) -> ActivationBytes:
-    """Runs one forward pass with `norms` attached, and lets go of each layer's activations after it."""
+def activation_bytes(model: nn.Module, sample: Sample, norms: PerSampleNorms) -> ActivationBytes:
+    """Of the whole sample, from two short forward passes: it grows with T, in eager attention with T²."""
+    length = len(sample.input_ids)
+    short, longer = max(2, length // 8), max(3, length // 4)
+    if longer >= length:
+        return ActivationBytes(*_measure(model, sample.input_ids, norms))
+    sizes = [_measure(model, sample.input_ids[:tokens], norms) for tokens in (short, longer)]
+    return ActivationBytes(*(_extrapolate(short, a, longer, b, length) for a, b in zip(*sizes, strict=True)))
+
+
+def _extrapolate(short: int, short_bytes: int, longer: int, longer_bytes: int, length: int) -> int:
+    """a·T + b·T² at T = length, through both points, b ≥ 0."""
+    square = max(0.0, (longer_bytes / longer - short_bytes / short) / (longer - short))
+    return int((longer_bytes / longer - square * longer + square * length) * length)
+
+
+def _measure(model: nn.Module, input_ids: Tensor, norms: PerSampleNorms) -> tuple[int, int]:
+    """Runs a forward pass with `norms` attached and lets go of each layer's activations after it."""
     held = _Held(model)
     sizes: list[int] = []
     inputs: list[int] = []
@@ -137,19 +153,32 @@ def measure_activations(model: nn.Module, sample: Sample, norms: PerSampleNorms)
         for tensor in norms.kept():
             held.keep(tensor)
         sizes.append(held.release())
-        norms.begin(1, len(sample.input_ids))
+        norms.begin(1, len(input_ids))
 
     with ExitStack() as stack, norms.attached(), saved_tensors_hooks(held.keep, _never_needed):
         for layer in decoder_layers(model):
             stack.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(layer.register_forward_hook(leave).remove)
-        norms.begin(1, len(sample.input_ids))
-        batch = pad([sample], unwrap(model).device)
-        loss = summed_sample_losses(model, batch)
-        head = held.release()
-        del loss
-    return ActivationBytes(sum(sizes) + head, sum(inputs) + max(sizes, default=0) + head)
+        norms.begin(1, len(input_ids))
+        logits = model(input_ids=input_ids[None].to(unwrap(model).device), use_cache=False).logits
+    head = held.release() + logits.numel() * (logits.element_size() + 4)  # and their gradient in float32
+    return sum(sizes) + head, sum(inputs) + max(sizes, default=0) + head
 
 
 def _never_needed(_: None) -> Tensor:
     raise AssertionError("no backward pass follows")
+
+
+def backward(model: nn.Module, batch: dict[str, Tensor]) -> None:
+    """A forward and a backward pass of Σ_s mean_τ CE, each sample's own mean over its target tokens.
+
+    The mean over the whole batch would weigh a sample by its length. ∂CE/∂logits = (softmax − one-hot) / n is
+    formed by hand: autograd would hold the logits, often the largest tensor, two more times.
+    """
+    logits = model(**{key: batch[key] for key in ("input_ids", "attention_mask")}, use_cache=False).logits
+    targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).to(logits.device)
+    real = targets != IGNORED
+    weights = (real / real.sum(dim=1, keepdim=True))[:, :, None]
+    gradient = logits.detach().softmax(dim=-1, dtype=torch.float32).mul_(weights)
+    gradient.scatter_add_(2, targets.clamp(min=0)[:, :, None], -weights)
+    logits.backward(gradient.to(logits.dtype))
