@@ -42,7 +42,7 @@ def removed(folder):
 def test_each_round_scores_the_model_that_the_last_one_left(tmp_path):
     chosen = without_training(tmp_path)
     folder = run(chosen, tmp_path / "out", until="select")
-    batches = load_inputs(chosen).batches()
+    batches = load_inputs(chosen).batches
     gone = []
     for found in scores(folder)["rounds"]:
         model = remove_layers(AutoModelForCausalLM.from_pretrained(tmp_path / "model"), gone)

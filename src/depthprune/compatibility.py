@@ -4,17 +4,54 @@ from typing import TYPE_CHECKING
 
 from depthprune.errors import UserError
 from depthprune.importance.none import NoMetric
+from depthprune.importance.windows import WindowMetric
 from depthprune.recovery import RECOVERIES
-from depthprune.selection import ByRecovery, Contiguous, Explicit, KeepAll
+from depthprune.selection import ByRecovery, Contiguous, Explicit, Iterative, KeepAll
+from depthprune.training import FineTuning
 
 if TYPE_CHECKING:
     from depthprune.recipe import Recipe
 
 
-def check_who_chooses(recipe: "Recipe") -> None:
+def check_combination(recipe: "Recipe") -> None:
+    """Raises `UserError` with the reason where the recipe's methods do not go together."""
+    if isinstance(recipe.training, FineTuning):
+        recipe.training.check_settings(prunes=not isinstance(recipe.selection, KeepAll))
+    _check_windows(recipe)
+    _check_gradients(recipe)
+    _check_who_chooses(recipe)
+    _check_block(recipe)
+
+
+def _check_windows(recipe: "Recipe") -> None:
+    """A distance across a block says nothing of single layers."""
+    if isinstance(recipe.importance, WindowMetric) and not isinstance(
+        recipe.selection, Contiguous | Explicit | KeepAll
+    ):
+        raise UserError(
+            f"importance.metric={recipe.importance.metric} scores blocks of layers, and "
+            f"selection.method={recipe.selection.method} takes layers one by one: choose contiguous"
+        )
+
+
+def _check_gradients(recipe: "Recipe") -> None:
+    """Merging reads the gradients of the one scoring run that recorded them."""
+    if recipe.recovery.needs_gradients and recipe.importance.needs != "training":
+        raise UserError(
+            "recovery.method=same-sign-merge reads the gradients that importance.metric=igia records: "
+            "choose both, or recovery.method=none"
+        )
+    if recipe.recovery.needs_gradients and isinstance(recipe.selection, Iterative):
+        raise UserError(
+            "recovery.method=same-sign-merge reads the gradients of one scoring run, and selection.method="
+            "iterative makes one a round: choose one-shot, or recovery.method=none"
+        )
+
+
+def _check_who_chooses(recipe: "Recipe") -> None:
     """Layers are chosen by scores, by the user, or by the recovery: never by two of them."""
-    recovery = recipe.recovery.model_dump()["method"]
-    metric, selection = recipe.importance.model_dump()["metric"], recipe.selection.method
+    recovery = recipe.recovery.method
+    metric, selection = recipe.importance.metric, recipe.selection.method
     deciding = " or ".join(name for name, method in RECOVERIES.items() if method.decides)
     if recipe.recovery.decides and not isinstance(recipe.selection, ByRecovery):
         raise UserError(
@@ -45,10 +82,10 @@ def check_who_chooses(recipe: "Recipe") -> None:
         )
 
 
-def check_block(recipe: "Recipe") -> None:
+def _check_block(recipe: "Recipe") -> None:
     """One layer can stand for a block only where a block is removed and its first layer stays."""
     selection, replaces = recipe.selection, recipe.recovery.replaces_block
-    recovery = recipe.recovery.model_dump()["method"]
+    recovery = recipe.recovery.method
     if replaces and not isinstance(selection, Contiguous | Explicit | KeepAll):
         raise UserError(
             f"recovery.method={recovery} makes one layer of a block of neighbours, and selection.method="

@@ -86,15 +86,14 @@ def show_methods(as_json: bool) -> None:
     found = []
     for name in recipe_names():
         recipe = load_recipe(name)
-        importance = recipe.importance.model_dump()["metric"]
         cost = (recipe.recovery if recipe.recovery.decides else recipe.importance).cost
         papers = dict.fromkeys([recipe.importance.paper, recipe.recovery.paper])
         found.append(
             {
                 "recipe": name,
-                "importance": importance,
+                "importance": recipe.importance.metric,
                 "selection": recipe.selection.method,
-                "recovery": recipe.recovery.model_dump()["method"],
+                "recovery": recipe.recovery.method,
                 "training": recipe.training.method,
                 "needs": _needs(recipe),
                 "scoring cost": f"{cost} a round" if recipe.selection.method == "iterative" else cost,
@@ -124,7 +123,7 @@ def show_methods(as_json: bool) -> None:
 def _needs(recipe: Recipe) -> str:
     """The data that a recipe asks of the user."""
     wanted = []
-    if recipe.importance.needs in ("calibration", "gradients") or recipe.recovery.needs_calibration:
+    if recipe.reads_calibration:
         wanted.append("calibration")
     if recipe.importance.needs == "training" or recipe.training.method != "none":
         wanted.append("training")

@@ -61,6 +61,7 @@ class Inputs:
             self._encoded[length] = encode(self.train, self.tokenizer, length, self.chat_template)
         return self._encoded[length]
 
+    @cached_property
     def batches(self) -> list[dict[str, torch.Tensor]]:
         """The calibration samples."""
         assert self.calibration is not None
@@ -103,10 +104,12 @@ def load_inputs(recipe: Recipe) -> Inputs:
     trains, needs = isinstance(recipe.training, FineTuning), recipe.importance.needs
     if recipe.train is None and (trains or needs == "training"):
         why = (
-            f"training.method={recipe.training.method}" if trains else f"importance.metric={_metric(recipe)}"
+            f"training.method={recipe.training.method}"
+            if trains
+            else f"importance.metric={recipe.importance.metric}"
         )
         raise UserError(f"no training data, which {why} needs: give a file or a hub id with --train")
-    if recipe.calibration is None and recipe.train is None and (reader := _calibrates(recipe)):
+    if recipe.calibration is None and recipe.train is None and (reader := recipe.reads_calibration):
         raise UserError(
             f"no calibration data, which {reader} needs: give a file with --calibration, or training data"
         )
@@ -121,24 +124,15 @@ def load_inputs(recipe: Recipe) -> Inputs:
         load_tokenizer(recipe.model, recipe.trust_remote_code),
         train,
         evals,
-        load_examples(recipe.calibration) if recipe.calibration else train if _calibrates(recipe) else None,
+        load_examples(recipe.calibration)
+        if recipe.calibration
+        else train
+        if recipe.reads_calibration
+        else None,
         load_chat_template(recipe.chat_template) if recipe.chat_template else None,
     )
     _try(inputs)
     return inputs
-
-
-def _calibrates(recipe: Recipe) -> str | None:
-    """The setting that reads calibration samples, if one does."""
-    if recipe.importance.needs in ("calibration", "gradients"):
-        return f"importance.metric={_metric(recipe)}"
-    if recipe.recovery.needs_calibration:
-        return f"recovery.method={recipe.recovery.model_dump()['method']}"
-    return None
-
-
-def _metric(recipe: Recipe) -> str:
-    return str(recipe.importance.model_dump()["metric"])
 
 
 def _datasets(recipe: Recipe) -> tuple[Examples | None, tuple[Examples, ...]]:
@@ -172,4 +166,4 @@ def _try(inputs: Inputs) -> None:
             check_prompts(inputs.train)
         inputs.encoded(recipe.training.max_length)
     if inputs.calibration is not None:
-        inputs.batches()
+        _ = inputs.batches

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, SerializeAsAny
 
-from depthprune.compatibility import check_block, check_who_chooses
+from depthprune.compatibility import check_combination
 from depthprune.errors import UserError
 from depthprune.importance import METRICS
 from depthprune.importance.base import MetricSettings
 from depthprune.recovery import RECOVERIES
 from depthprune.recovery.base import RecoverySettings
-from depthprune.selection import SELECTIONS, Contiguous, Explicit, Iterative, KeepAll, SelectionSettings
+from depthprune.selection import SELECTIONS, SelectionSettings
 from depthprune.settings import Settings, build
 from depthprune.training import TRAININGS, FineTuning, NoTraining
 
@@ -76,6 +76,13 @@ class Recipe(Settings):
     calibration_samples: Calibration = Calibration()
     evaluation: Evaluation = Evaluation()
 
+    @property
+    def reads_calibration(self) -> str | None:
+        """The setting that reads calibration samples, if one does."""
+        if self.importance.needs in ("calibration", "gradients"):
+            return f"importance.metric={self.importance.metric}"
+        return f"recovery.method={self.recovery.method}" if self.recovery.needs_calibration else None
+
     def as_yaml(self) -> str:
         """The resolved recipe, with every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -110,9 +117,7 @@ def load_recipe(name_or_path: str | Path, /, **overrides: Any) -> Recipe:
     if isinstance(values.get("eval"), str):
         values["eval"] = (values["eval"],)
     recipe = build(Recipe, values)
-    _check_combination(recipe)
-    check_who_chooses(recipe)
-    check_block(recipe)
+    check_combination(recipe)
     return recipe
 
 
@@ -187,23 +192,3 @@ def _slot(slot: str, tag: str, methods: dict[str, Any], given: Any) -> Any:
         mend = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(methods)}"
         raise UserError(f"{slot}.{tag}: there is no {method!r}; {mend}")
     return build(methods[method], values, slot)
-
-
-def _check_combination(recipe: Recipe) -> None:
-    if isinstance(recipe.training, FineTuning):
-        recipe.training.check_settings(prunes=not isinstance(recipe.selection, KeepAll))
-    if recipe.importance.scores_windows and not isinstance(recipe.selection, Contiguous | Explicit | KeepAll):
-        raise UserError(
-            f"importance.metric={recipe.importance.model_dump()['metric']} scores blocks of layers, and "
-            f"selection.method={recipe.selection.method} takes layers one by one: choose contiguous"
-        )
-    if recipe.recovery.needs_gradients and recipe.importance.needs != "training":
-        raise UserError(
-            "recovery.method=same-sign-merge reads the gradients that importance.metric=igia records: "
-            "choose both, or recovery.method=none"
-        )
-    if recipe.recovery.needs_gradients and isinstance(recipe.selection, Iterative):
-        raise UserError(
-            "recovery.method=same-sign-merge reads the gradients of one scoring run, and selection.method="
-            "iterative makes one a round: choose one-shot, or recovery.method=none"
-        )

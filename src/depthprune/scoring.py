@@ -60,7 +60,7 @@ def _scorer(job: "Job", metric: Any) -> Scorer:
         in_float32 = metric.needs == "gradients" and not torch.accelerator.is_available()
         model = job.load(str(job.recipe.model), torch.float32 if in_float32 else "auto")
         job.recipe.recovery.check(model)
-        batches = job.inputs.batches()
+        batches = job.inputs.batches
 
     samples = sum(len(batch["input_ids"]) for batch in batches)
 
@@ -117,7 +117,7 @@ def _in_rounds(job: "Job", score: Scorer, selection: Iterative, partial: str) ->
     """Scores, drops the lowest, and again; a call that was killed goes on with the next round."""
     rounds: list[dict[str, Any]] = job.folder.read(partial) if (job.folder.own / partial).is_file() else []
     removed = [layer for done in rounds for layer in done["removed"]]
-    sizes, metric = job.inputs.sizes, job.recipe.importance.model_dump()["metric"]
+    sizes, metric = job.inputs.sizes, job.recipe.importance.metric
     while not selection.is_done(removed, sizes):
         with measured() as cost:
             found = score(removed)

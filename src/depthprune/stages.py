@@ -69,7 +69,7 @@ class Job:
         partial = f"rounds-{digest}.json"
         with measured() as cost:
             found = score_model(self, partial)
-        metric = self.recipe.importance.model_dump()["metric"]
+        metric = self.recipe.importance.metric
         if self.state.is_main_process:
             self.folder.write("scores.json", {"metric": metric, **found, **cost})
             (self.folder.own / partial).unlink(missing_ok=True)
@@ -92,7 +92,7 @@ class Job:
         selection = self.recipe.selection
         assert isinstance(selection, ByRecovery)
         model = self.load(str(self.recipe.model), self.dtype)
-        evidence = Evidence(batches=self.inputs.batches())
+        evidence = Evidence(batches=self.inputs.batches)
         return self.recipe.recovery.choose(model, evidence, selection, self.inputs.sizes)
 
     def prune(self, digest: str) -> str:
@@ -100,7 +100,7 @@ class Job:
         plan = Plan.from_json(self.folder.read("plan.json"))
         model = self.load(str(self.recipe.model), self.dtype)
         recovery: Any = self.recipe.recovery
-        batches = self.inputs.batches() if recovery.needs_calibration else []
+        batches = self.inputs.batches if recovery.needs_calibration else []
         report = recovery(model, plan, Evidence(self.folder.gradients, batches))
         self.folder.write("recovery.json", {"method": recovery.method, **report})
         remove_layers(model, plan.removed)

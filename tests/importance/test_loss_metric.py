@@ -72,7 +72,7 @@ def test_the_sleb_recipe_removes_what_the_exhaustive_search_removes(tmp_path):
         "calibration_samples.batch_size": 4,
     }
     chosen = recipe(tmp_path, "sleb", **settings)
-    batches = load_inputs(chosen).batches()
+    batches = load_inputs(chosen).batches
     expected, _ = exhaustive(lambda: load_model(tmp_path / "model"), batches, 3, protect=(0, 5))
     folder = run(chosen, tmp_path / "out", until="select")
     rounds = json.loads((folder / "depthprune/scores.json").read_text())["rounds"]

@@ -12,9 +12,7 @@ from depthprune.importance.windows import WindowMetric
 class Angular(WindowMetric):
     """d(i, n) = arccos(cos(h_i[T], h_{i+n}[T])) / π, T the last real token, the mean over samples (eq. 7)."""
 
-    needs: ClassVar[Literal["calibration"]] = "calibration"
     paper: ClassVar[str] = "UIDL (arXiv:2403.17887)"
-    cost: ClassVar[str] = "1 forward pass"
     metric: Literal["angular"] = "angular"
 
     def distance(self, before: Tensor, after: Tensor, mask: Tensor) -> tuple[float, int]:

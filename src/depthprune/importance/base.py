@@ -21,7 +21,6 @@ class MetricSettings(Settings):
     needs: ClassVar[Literal["nothing", "weights", "calibration", "gradients", "training"]]
     """`weights`: the checkpoint's files and no loaded model; `gradients`: calibration samples and a backward
     pass; `training`: a training run."""
-    scores_windows: ClassVar[bool] = False
-    """Whether it compares windows of layers, which only `selection.method=contiguous` can use."""
     paper: ClassVar[str]
     cost: ClassVar[str]
+    metric: str

@@ -11,9 +11,7 @@ from depthprune.importance.windows import WindowMetric
 class CosineWindow(WindowMetric):
     """1 − E_t[cos(h_i[t], h_{i+n}[t])], the mean over the real tokens of the calibration samples."""
 
-    needs: ClassVar[Literal["calibration"]] = "calibration"
     paper: ClassVar[str] = "LLM-Streamline (arXiv:2403.19135)"
-    cost: ClassVar[str] = "1 forward pass"
     metric: Literal["cosine-window"] = "cosine-window"
 
     def distance(self, before: Tensor, after: Tensor, mask: Tensor) -> tuple[float, int]:

@@ -31,7 +31,6 @@ class MaskedForward(MetricSettings):
         Raises:
             UserError: the batches hold no token to predict.
         """
-        metric = self.model_dump()["metric"]
         sums = torch.zeros(len(decoder_layers(model)), dtype=torch.float64)
         tokens = 0
         for batch in batches:
@@ -42,7 +41,7 @@ class MaskedForward(MetricSettings):
                 sums[i] += summed_loss(model, output, targets)
         if tokens == 0:
             raise UserError(
-                f"{metric}: the calibration batches hold no token to predict; give samples of two tokens or "
-                "more, with labels that are not all -100"
+                f"{self.metric}: the calibration batches hold no token to predict; give samples of two "
+                "tokens or more, with labels that are not all -100"
             )
         return sums / tokens

@@ -18,25 +18,19 @@ from torch.utils.checkpoint import checkpoint
 
 from depthprune.importance.per_sample_rules import Call, input_gram, replay, rule_of
 from depthprune.model.anatomy import decoder_layers, unwrap
+from depthprune.model.freeze import all_frozen
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """The model in eval mode with all weights frozen and gradients on; afterwards it is as it was."""
-    learnable = [weight for weight in model.parameters() if weight.requires_grad]
-    training = [module for module in model.modules() if module.training]
     embeddings = unwrap(model).get_input_embeddings()
     handle = embeddings.register_forward_hook(lambda _, args, output: _with_gradient(output))
-    model.requires_grad_(False).eval()
     try:
-        with torch.enable_grad():
+        with all_frozen(model), torch.enable_grad():
             yield
     finally:
         handle.remove()
-        for weight in learnable:
-            weight.requires_grad_(True)
-        for module in training:
-            module.training = True
 
 
 class PerSampleNorms:

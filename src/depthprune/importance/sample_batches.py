@@ -13,7 +13,8 @@ from depthprune.errors import UserError
 from depthprune.importance.base import Batches
 from depthprune.importance.per_sample import PerSampleNorms
 from depthprune.model.anatomy import decoder_layers, unwrap
-from depthprune.model.head import IGNORED
+from depthprune.model.head import IGNORED, next_tokens
+from depthprune.model.hooks import layer_input
 
 log = logging.getLogger("depthprune")
 
@@ -146,7 +147,7 @@ def _measure(model: nn.Module, input_ids: Tensor, norms: PerSampleNorms) -> tupl
     inputs: list[int] = []
 
     def enter(_: nn.Module, args: tuple, kwargs: dict) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = layer_input(args, kwargs)
         inputs.append(hidden.numel() * hidden.element_size())
 
     def leave(*_: object) -> None:
@@ -176,7 +177,7 @@ def backward(model: nn.Module, batch: dict[str, Tensor]) -> None:
     formed by hand: autograd would hold the logits, often the largest tensor, two more times.
     """
     logits = model(**{key: batch[key] for key in ("input_ids", "attention_mask")}, use_cache=False).logits
-    targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).to(logits.device)
+    targets = next_tokens(batch).to(logits.device)
     real = targets != IGNORED
     weights = (real / real.sum(dim=1, keepdim=True))[:, :, None]
     gradient = logits.detach().softmax(dim=-1, dtype=torch.float32).mul_(weights)

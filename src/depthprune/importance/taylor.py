@@ -11,6 +11,7 @@ from depthprune.errors import UserError
 from depthprune.importance.base import Batches, MetricSettings
 from depthprune.importance.damage import refuse_non_finite
 from depthprune.model.anatomy import decoder_layers, linear_weights
+from depthprune.model.freeze import all_frozen
 from depthprune.model.head import IGNORED, next_tokens, summed_sample_losses
 from depthprune.model.skip import skipped_layers
 
@@ -90,22 +91,16 @@ def _sum_of_products(weight: Tensor, gradient: Tensor | None) -> float:
 @contextmanager
 def _learning(model: nn.Module, weights: Sequence[nn.Parameter]) -> Iterator[None]:
     """Inside the block these weights alone take gradients, from none, and the model is in eval mode."""
-    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     gradients = [(weight, weight.grad) for weight in weights]
-    training = [module for module in model.modules() if module.training]
-    model.eval().requires_grad_(False)
-    for weight in weights:
-        weight.requires_grad_(True)
-        weight.grad = None
-    try:
-        yield
-    finally:
-        for parameter, requires_grad in required:
-            parameter.requires_grad_(requires_grad)
-        for weight, gradient in gradients:
-            weight.grad = gradient
-        for module in training:
-            module.training = True
+    with all_frozen(model):
+        for weight in weights:
+            weight.requires_grad_(True)
+            weight.grad = None
+        try:
+            yield
+        finally:
+            for weight, gradient in gradients:
+                weight.grad = gradient
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Collection
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ class WindowMetric(MetricSettings):
     One forward pass; memory of 2·L hidden states of one batch.
     """
 
-    scores_windows: ClassVar[bool] = True
+    needs: ClassVar[Literal["calibration"]] = "calibration"
+    cost: ClassVar[str] = "1 forward pass"
 
     @abstractmethod
     def distance(self, before: Tensor, after: Tensor, mask: Tensor) -> tuple[float, int]:
@@ -51,9 +52,8 @@ class WindowMetric(MetricSettings):
             items += count
         if items == 0:
             raise UserError("the calibration batches hold no token; give at least one batch")
-        metric = self.model_dump()["metric"]
         return {
-            length: refuse_non_finite(metric, (total / items).float(), model)
+            length: refuse_non_finite(self.metric, (total / items).float(), model)
             for length, total in sums.items()
         }
 

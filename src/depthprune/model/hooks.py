@@ -13,6 +13,11 @@ def hidden_state(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
+def layer_input(args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
+    """The hidden state [B, T, d] that a layer is called with, by position or by name."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
 def for_each_layer_io(
     model: nn.Module, batch: Mapping[str, Tensor], visit: Callable[[int, Tensor, Tensor], None]
 ) -> None:
@@ -24,7 +29,7 @@ def for_each_layer_io(
     inputs: dict[int, Tensor] = {}
 
     def enter(i: int, args: tuple, kwargs: dict) -> None:
-        inputs[i] = (args[0] if args else kwargs["hidden_states"]).clone()
+        inputs[i] = layer_input(args, kwargs).clone()
 
     def leave(i: int, output: Any) -> None:
         visit(i, inputs.pop(i), hidden_state(output))

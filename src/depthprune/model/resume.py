@@ -10,6 +10,7 @@ from transformers.utils import ModelOutput
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder, decoder_layers, unwrap
 from depthprune.model.depth_config import text_config
+from depthprune.model.hooks import layer_input
 from depthprune.model.skip import Forms, output_form, skipped, skipped_layers
 
 # Families whose layers hand on more than hidden states: the tokens to attend to, a router's state.
@@ -64,7 +65,7 @@ def _keeping_inputs(
 
     def enter(i: int, args: tuple, kwargs: dict) -> None:
         # A copy, since some layers add to their input in place.
-        entering[i] = (args[0] if args else kwargs["hidden_states"]).clone()
+        entering[i] = layer_input(args, kwargs).clone()
 
     def leave(layer: nn.Module, args: Any, output: Any) -> None:
         forms.setdefault(type(layer), output_form(output))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from depthprune.model.anatomy import decoder_layers
-from depthprune.model.hooks import hidden_state
+from depthprune.model.hooks import hidden_state, layer_input
 
 Forms = dict[type[nn.Module], int | None]
 """What a class of layer returns: a tuple of this length, or None for a tensor."""
@@ -60,7 +60,7 @@ class _PassOn:
         self.forms = forms
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = layer_input(args, kwargs)
         if self.kind not in self.forms:
             with torch.no_grad():
                 # A copy, since some layers add to their input in place.

@@ -39,6 +39,7 @@ class RecoverySettings(Settings):
     replaces_block: ClassVar[bool] = False
     """Whether the kept layer before a removed block is to stand for the block and itself."""
     paper: ClassVar[str]
+    method: str
     cost: ClassVar[str] = "–"
     """Of the choice, for recoveries that decide."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from depthprune.model.anatomy import decoder_layers, unwrap
-from depthprune.model.hooks import hidden_state
+from depthprune.model.hooks import hidden_state, layer_input
 from depthprune.model.skip import skipped
 from depthprune.recovery.states import Batch, on_device
 
@@ -67,7 +67,7 @@ def _of_batch(
     left: list[Tensor] = []
 
     def enter(_: nn.Module, args: tuple, kwargs: dict) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = layer_input(args, kwargs)
         others = {key: value for key, value in kwargs.items() if key != "hidden_states"}
         entered.append((hidden.to("cpu", copy=True), args[1:], others))
 

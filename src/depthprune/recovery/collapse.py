@@ -10,13 +10,14 @@ from torch.nn.functional import cosine_similarity
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import unwrap
-from depthprune.recovery.base import Evidence, RecoverySettings
-from depthprune.recovery.combination import Stack, collapsed, kinds, linears, merge, refuse_unlike
+from depthprune.recovery.base import Evidence
+from depthprune.recovery.combination import Stack, WeightsOf, collapsed, kinds, linears, refuse_unlike
+from depthprune.recovery.merging import Merging
 from depthprune.recovery.states import final_states
 from depthprune.selection import ByRecovery, Plan, Sizes, resolve_layers
 
 
-class Collapse(RecoverySettings):
+class Collapse(Merging):
     """θ*_l = θ_l + Σ_{k=1..m} (θ_{l+k} − θ_l) on the linears, while the final hidden states stay similar.
 
     A merge is accepted where the mean cosine of the final hidden states with the original's exceeds
@@ -24,8 +25,6 @@ class Collapse(RecoverySettings):
     the original's, since merging goes from the top down. Norms, biases and routers stay those of layer l.
     """
 
-    needs_calibration: ClassVar[bool] = True
-    decides: ClassVar[bool] = True
     paper: ClassVar[str] = "LaCo (arXiv:2402.11187)"
     cost: ClassVar[str] = "at most L forward passes"
     method: Literal["collapse"] = "collapse"
@@ -43,6 +42,11 @@ class Collapse(RecoverySettings):
         """Refuses a range of layers that the model has not."""
         self._range(plan.num_layers)
         return plan
+
+    @property
+    def weights_of(self) -> WeightsOf:
+        """The linear weights."""
+        return linears
 
     def choose(self, model: nn.Module, evidence: Evidence, selection: ByRecovery, sizes: Sizes) -> Plan:
         """Tries merges from the highest layer down until enough layers are gone.
@@ -65,7 +69,7 @@ class Collapse(RecoverySettings):
                 continue
             # θ_l + Σ (θ_{l+k} − θ_l)
             trial = stack.combining({base: 1.0 - len(followers), **dict.fromkeys(followers, 1.0)})
-            with collapsed(model, trial, linears):
+            with collapsed(model, trial, self.weights_of):
                 cosine = mean_cosine(whole, final_states(model, evidence.batches))
             accepted = cosine > self.threshold
             search.append({"into": base, "layers": followers, "cosine": cosine, "accepted": accepted})
@@ -100,15 +104,6 @@ class Collapse(RecoverySettings):
             f"Only {gone} of the {gone + missing} layers asked for could be merged with a mean cosine above "
             f"{self.threshold:g}; lower recovery.threshold or recovery.merge_layers for more."
         ]
-
-    def __call__(self, model: nn.Module, plan: Plan, evidence: Evidence) -> dict[str, Any]:
-        """Merges as the plan says."""
-        merge(model, plan.combined, linears)
-        return {
-            "changed_layers": sorted(plan.combined),
-            "combined": plan.combined,
-            "search": list(plan.search),
-        }
 
 
 def _followers(

@@ -39,8 +39,7 @@ class Linear(RecoverySettings):
                 "recovery.method is linear and layer 0 is removed, with no layer before it to take the map: "
                 "set selection.protect=0"
             )
-        consecutive = plan.removed[-1] - plan.removed[0] + 1 == len(plan.removed)
-        if self.blocks == "one" and not consecutive:
+        if self.blocks == "one" and not plan.removes_block:
             layers = ", ".join(map(str, plan.removed))
             raise UserError(
                 f"recovery.method is linear and the removed layers {layers} are not consecutive: "

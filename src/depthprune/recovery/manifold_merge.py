@@ -5,20 +5,20 @@ from collections.abc import Collection
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import nn
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import unwrap
-from depthprune.recovery.base import Evidence, RecoverySettings
-from depthprune.recovery.combination import Stack, all_weights, collapsed, kinds, merge, refuse_unlike
+from depthprune.recovery.base import Evidence
+from depthprune.recovery.combination import Stack, WeightsOf, all_weights, collapsed, kinds, refuse_unlike
 from depthprune.recovery.manifold import diffusion_map, similarities
+from depthprune.recovery.merging import Merging
 from depthprune.recovery.states import sample_means
 from depthprune.selection import ByRecovery, Plan, Sizes
 
 
-class ManifoldMerge(RecoverySettings):
+class ManifoldMerge(Merging):
     """W = λ W_i + (1 − λ) W_j for the most similar neighbours i < j, again and again until enough are gone.
 
     S_ij is the mutual information of the diffusion maps of the two layers' outputs over √(H_i·H_j),
@@ -26,8 +26,6 @@ class ManifoldMerge(RecoverySettings):
     a layer take part, norms and biases too.
     """
 
-    needs_calibration: ClassVar[bool] = True
-    decides: ClassVar[bool] = True
     paper: ClassVar[str] = "MKA (arXiv:2406.16330)"
     cost: ClassVar[str] = "K forward passes"
     method: Literal["manifold-merge"] = "manifold-merge"
@@ -45,6 +43,11 @@ class ManifoldMerge(RecoverySettings):
     def fewest_samples(self) -> int:
         """Each sample is a point, and needs its neighbours besides itself."""
         return max(self.mi_neighbors, self.entropy_neighbors, self.dimensions) + 1
+
+    @property
+    def weights_of(self) -> WeightsOf:
+        """Every parameter."""
+        return all_weights
 
     def choose(self, model: nn.Module, evidence: Evidence, selection: ByRecovery, sizes: Sizes) -> Plan:
         """Merges pair by pair, every pair chosen by the states of the model as it is by then."""
@@ -64,7 +67,7 @@ class ManifoldMerge(RecoverySettings):
                     f"{missing} layers fewer than asked for are merged: no neighbours are alike any more."
                 )
                 break
-            with collapsed(model, stack, all_weights):
+            with collapsed(model, stack, self.weights_of):
                 similar = self._similarities(model, evidence, left)
             first = max(pairs, key=lambda p: (similar[p, p + 1], p))
             share = self._share(similar, first)
@@ -102,13 +105,3 @@ class ManifoldMerge(RecoverySettings):
         both = mean[first] + mean[first + 1]
         ratio = float(mean[first] / both) if both > 0 else 0.5
         return 1 / (1 + math.exp(-self.beta * ratio))
-
-    @torch.no_grad()
-    def __call__(self, model: nn.Module, plan: Plan, evidence: Evidence) -> dict[str, Any]:
-        """Merges as the plan says."""
-        merge(model, plan.combined, all_weights)
-        return {
-            "changed_layers": sorted(plan.combined),
-            "combined": plan.combined,
-            "search": list(plan.search),
-        }

@@ -48,13 +48,12 @@ class ReplacementLayer(RecoverySettings):
 
     def complete(self, plan: Plan, scores: list[float]) -> Plan:
         """Refuses plans that do not remove one block of neighbours with a kept layer before it."""
-        first, last = plan.removed[0], plan.removed[-1]
-        if last - first + 1 != len(plan.removed):
+        if not plan.removes_block:
             raise UserError(
                 f"recovery.method=replacement-layer makes one layer of a block of neighbours, and the layers "
                 f"{', '.join(map(str, plan.removed))} are none: remove neighbouring layers"
             )
-        if first == 0:
+        if plan.removed[0] == 0:
             raise UserError(
                 "recovery.method=replacement-layer trains the layer before the removed block, and layer 0 "
                 "has none before it: keep layer 0"

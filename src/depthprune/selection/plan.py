@@ -41,6 +41,11 @@ class Plan:
     def ratio(self) -> float:
         return len(self.removed) / self.num_layers
 
+    @property
+    def removes_block(self) -> bool:
+        """Whether the removed layers are neighbours."""
+        return self.removed[-1] - self.removed[0] + 1 == len(self.removed)
+
     def to_json(self) -> dict[str, Any]:
         """The content of `plan.json`."""
         plan: dict[str, Any] = {
