@@ -83,6 +83,13 @@ def test_weights_that_are_not_finite_name_their_layer(tmp_path):
     refused(tmp_path, "layer 3", "gradmap")
 
 
+def test_a_norm_after_the_mlp_is_refused_though_no_model_was_scored(tmp_path):
+    model_folder(tmp_path / "model")
+    tiny_model("gemma2", LAYERS, vocab_size=600).save_pretrained(tmp_path / "model")
+    without_model = {"importance.metric": "reverse", "recovery.method": "projection"}
+    refused(tmp_path, "norm after the MLP", "shortgpt", **without_model)
+
+
 def test_a_norm_after_the_mlp_is_refused_before_anything_is_scored(tmp_path):
     model_folder(tmp_path / "model")
     tiny_model("gemma2", LAYERS, vocab_size=600).save_pretrained(tmp_path / "model")

@@ -100,6 +100,7 @@ class Job:
         plan = Plan.from_json(self.folder.read("plan.json"))
         model = self.load(str(self.recipe.model), self.dtype)
         recovery: Any = self.recipe.recovery
+        recovery.check(model)  # scoring may have loaded none
         batches = self.inputs.batches if recovery.needs_calibration else []
         report = recovery(model, plan, Evidence(self.folder.gradients, batches))
         self.folder.write("recovery.json", {"method": recovery.method, **report})
