@@ -22,6 +22,10 @@ TUNING = {
 }
 
 
+# Rows of a run's table → what follows its title here; where nothing was merged there is no repaired row.
+SUFFIXES = {"pruned": "", "repaired": ", merged", "pruned+tuned": "+tuned"}
+
+
 def run_demo(output: Path) -> dict[str, Any]:
     """Two runs into folders of `output`, GradPruner and the last layers cut; returns both tables as one.
 
@@ -38,7 +42,7 @@ def run_demo(output: Path) -> dict[str, Any]:
         tables[title] = RunFolder(run(loaded, output / recipe)).read("eval.json")["rows"]
     rows = {name: tables["GradPruner"][name] for name in ("base", "base+tuned")}
     for title, table in tables.items():
-        rows |= {f"{title}{name.removeprefix('pruned')}": table[name] for name in ("pruned", "pruned+tuned")}
+        rows |= {f"{title}{suffix}": table[name] for name, suffix in SUFFIXES.items() if name in table}
     combined = {"rows": rows}
     RunFolder(output).own.mkdir(exist_ok=True)
     RunFolder(output).write("eval.json", combined)
