@@ -48,7 +48,7 @@ def folder_of(cell: dict[str, Any], output: Path) -> Path:
 def run_cell(cell: dict[str, Any], model: str, data: Path, output: Path) -> None:
     """Prunes and tunes one model, measures it, and keeps its accuracy and what it took in `result.json`."""
     from depthprune import load_recipe, run
-    from depthprune.pipeline import evaluate_model
+    from depthprune.pipeline.run import evaluate_model
 
     folder = folder_of(cell, output)
     result = folder / "depthprune" / "result.json"

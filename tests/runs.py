@@ -9,7 +9,7 @@ import torch
 from tiny_tokenizer import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from depthprune.recipe import Recipe, load_recipe
+from depthprune.recipe.recipe import Recipe, load_recipe
 
 LAYERS = 6
 COLOURS = (" red", " green", " blue")

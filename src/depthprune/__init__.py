@@ -11,9 +11,9 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "UserError": "depthprune.errors",
     "Plan": "depthprune.selection",
-    "load_recipe": "depthprune.recipe",
+    "load_recipe": "depthprune.recipe.recipe",
     "remove_layers": "depthprune.model.surgery",
-    "run": "depthprune.pipeline",
+    "run": "depthprune.pipeline.run",
     "score_layers": "depthprune.importance",
     "select_layers": "depthprune.selection",
     "verify": "depthprune.model.verify",

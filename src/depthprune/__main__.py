@@ -1,5 +1,5 @@
 """`python -m depthprune`, which launchers such as torchrun need."""
 
-from depthprune.cli import main
+from depthprune.cli.verbs import main
 
 main()

@@ -10,10 +10,10 @@ from tiny import tiny_model
 from depthprune import run
 from depthprune.data.batches import IGNORED
 from depthprune.importance.loss import Loss
-from depthprune.inputs import load_inputs
 from depthprune.model.loading import load_model
 from depthprune.model.skip import skipped
 from depthprune.model.surgery import remove_layers
+from depthprune.pipeline.inputs import load_inputs
 
 
 def exhaustive(load, batches, count, protect=()):

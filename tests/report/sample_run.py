@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from depthprune.recipe import load_recipe
-from depthprune.run_folder import RunFolder
+from depthprune.pipeline.folder import RunFolder
+from depthprune.recipe.recipe import load_recipe
 from depthprune.selection import Plan
 
 STAGES = ("score", "select", "prune", "baseline", "train", "evaluate")

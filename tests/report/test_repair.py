@@ -5,8 +5,8 @@ from pathlib import Path
 
 from sample_run import sample_plan, sample_repair, sample_rounds, sample_run, sample_scores
 
+from depthprune.pipeline.folder import RunFolder
 from depthprune.report import write_report
-from depthprune.run_folder import RunFolder
 
 
 def repaired_run(tmp_path: Path) -> RunFolder:

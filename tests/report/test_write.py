@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sample_run import front_matter, sample_evaluation, sample_plan, sample_run, sample_scores
 
+from depthprune.pipeline.folder import RunFolder
 from depthprune.report import write_report
-from depthprune.run_folder import RunFolder
 from depthprune.selection import Plan
 
 # The sections of the page, and the stage whose artifact each one shows.

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.demo import demo_model, write_tickets
-from depthprune.pipeline import run
-from depthprune.recipe import load_recipe
-from depthprune.run_folder import RunFolder
+from depthprune.pipeline.folder import RunFolder
+from depthprune.pipeline.run import run
+from depthprune.recipe.recipe import load_recipe
 
 log = logging.getLogger("depthprune")
 

@@ -12,7 +12,7 @@ from depthprune.data.tokens import encode_prompts
 from depthprune.evaluation.logprobs import BATCH_ROW
 from depthprune.evaluation.measurement import Measurement, mean_and_stderr
 from depthprune.evaluation.progress import with_progress
-from depthprune.generation import continuations, decoding, fitted
+from depthprune.model.generation import continuations, decoding, fitted
 
 
 class _Words(Tokenizer):

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from depthprune.run_folder import RunFolder
+from depthprune.pipeline.folder import RunFolder
 from depthprune.selection import Plan
 
 

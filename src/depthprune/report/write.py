@@ -1,11 +1,11 @@
 """Writes the report of a run from its artifacts, whatever of them there is."""
 
+from depthprune.pipeline.folder import RunFolder, write_text
 from depthprune.report.artifacts import read_artifacts
 from depthprune.report.card import model_card
 from depthprune.report.environment import environment
 from depthprune.report.mergekit import mergekit_plan
 from depthprune.report.page import html_page
-from depthprune.run_folder import RunFolder, write_text
 
 
 def write_report(folder: RunFolder) -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depthprune.data.tokens import encode_prompts
-from depthprune.run_folder import fingerprint
+from depthprune.pipeline.folder import fingerprint
 from depthprune.training import FineTuning, Start, fine_tune
 from depthprune.training.base import frozen_dtype
+from depthprune.training.loss_log import LossLog
 from depthprune.training.self_data import answered_rows, write_answers
 from depthprune.training.teacher import TeacherCache
-from depthprune.training_log import LossLog
 
 if TYPE_CHECKING:
-    from depthprune.stages import Job
+    from depthprune.pipeline.job import Job
 
 
 class Tuning:

@@ -19,7 +19,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from depthprune.cli import main
+from depthprune.cli.verbs import main
 
 SMALL = [
     "training.max_steps=3",
@@ -83,7 +83,7 @@ def refused(cli, lab, *arguments):
 
 
 def test_help_answers_without_torch():
-    code = "import sys; sys.argv = ['depthprune', '--help']\nfrom depthprune.cli import main\n"
+    code = "import sys; sys.argv = ['depthprune', '--help']\nfrom depthprune.cli.verbs import main\n"
     code += "try:\n    main()\nexcept SystemExit:\n    print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")

@@ -12,13 +12,13 @@ from accelerate import PartialState
 
 from depthprune.cost import measured
 from depthprune.errors import UserError
-from depthprune.estimate import check_disk
-from depthprune.inputs import load_inputs
-from depthprune.recipe import Recipe
+from depthprune.pipeline.estimate import check_disk
+from depthprune.pipeline.folder import STAGES, RunFolder, fingerprint
+from depthprune.pipeline.inputs import load_inputs
+from depthprune.pipeline.job import Job
+from depthprune.recipe.recipe import Recipe
 from depthprune.report import environment, write_report
-from depthprune.run_folder import STAGES, RunFolder, fingerprint
 from depthprune.selection import Contiguous, Iterative
-from depthprune.stages import Job
 from depthprune.training import FineTuning
 
 log = logging.getLogger("depthprune")

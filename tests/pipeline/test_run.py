@@ -147,7 +147,7 @@ def test_killed_anywhere_and_called_again_it_ends_the_same(tmp_path, moment):
     recipe(tmp_path)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [sys.executable, "-c", COMMAND, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run([*command, str(whole)], check=True, env=environment)
     process = subprocess.Popen([*command, str(killed)], env=environment)
     while process.poll() is None and not any(moment in str(path) for path in killed.rglob("*")):

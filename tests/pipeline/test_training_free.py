@@ -6,7 +6,7 @@ import pytest
 import torch
 from runs import LAYERS, model_folder, rows, write_jsonl
 from safetensors.torch import load_file, save_file
-from test_scoring import calibration, without_training
+from test_score import calibration, without_training
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 

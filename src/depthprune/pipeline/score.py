@@ -20,7 +20,7 @@ from depthprune.selection.one_shot import finite
 from depthprune.training import sft_trainer, training_dtype, untouched
 
 if TYPE_CHECKING:
-    from depthprune.stages import Job
+    from depthprune.pipeline.job import Job
 
 log = logging.getLogger("depthprune")
 

@@ -9,17 +9,17 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, SerializeAsAny
 
-from depthprune.compatibility import check_combination
 from depthprune.errors import UserError
 from depthprune.importance import METRICS
 from depthprune.importance.base import MetricSettings
+from depthprune.recipe.compatibility import check_combination
 from depthprune.recovery import RECOVERIES
 from depthprune.recovery.base import RecoverySettings
 from depthprune.selection import SELECTIONS, SelectionSettings
 from depthprune.settings import Settings, build
 from depthprune.training import TRAININGS, FineTuning, NoTraining
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 # slot → (the key that names the method, the methods); a method is found here and nowhere else.
 SLOTS: dict[str, tuple[str, dict[str, Any]]] = {

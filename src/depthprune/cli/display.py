@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from depthprune.recipe import SLOTS, Recipe, load_recipe, recipe_names
+from depthprune.pipeline.folder import RunFolder
+from depthprune.recipe.recipe import SLOTS, Recipe, load_recipe, recipe_names
 from depthprune.report.table import eval_table
-from depthprune.run_folder import RunFolder
 
 console = Console()
 

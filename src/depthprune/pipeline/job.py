@@ -12,20 +12,20 @@ from accelerate import PartialState
 from depthprune.cost import measured
 from depthprune.evaluation.evaluate import evaluate
 from depthprune.importance.igia import Igia
-from depthprune.inputs import Inputs
 from depthprune.model.anatomy import decoder_layers
 from depthprune.model.loading import load_model
 from depthprune.model.skeleton import checkpoint_dtype
 from depthprune.model.surgery import remove_layers
 from depthprune.model.traits import pruned_config
 from depthprune.model.verify import save_verified
-from depthprune.recipe import Recipe
+from depthprune.pipeline.folder import RunFolder
+from depthprune.pipeline.inputs import Inputs
+from depthprune.pipeline.score import score_model
+from depthprune.pipeline.train import Tuning
+from depthprune.recipe.recipe import Recipe
 from depthprune.recovery.base import Evidence
-from depthprune.run_folder import RunFolder
-from depthprune.scoring import score_model
 from depthprune.selection import ByRecovery, KeepAll, Plan
 from depthprune.training import NoTraining
-from depthprune.tuning import Tuning
 
 
 @dataclass

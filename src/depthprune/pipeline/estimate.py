@@ -7,11 +7,11 @@ from typing import Any
 
 from depthprune.errors import UserError
 from depthprune.importance.igia import Igia
-from depthprune.inputs import Inputs, load_inputs
-from depthprune.inspection import remaining
 from depthprune.model.anatomy import decoder_layers, linear_weights
 from depthprune.model.skeleton import checkpoint_dtype
-from depthprune.recipe import Recipe
+from depthprune.pipeline.inputs import Inputs, load_inputs
+from depthprune.pipeline.inspection import remaining
+from depthprune.recipe.recipe import Recipe
 from depthprune.selection import KeepAll
 from depthprune.settings import LoraSettings, TrainerSettings
 from depthprune.training import FineTuning, Partial

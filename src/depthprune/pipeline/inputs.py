@@ -19,7 +19,7 @@ from depthprune.model.loading import load_config, load_tokenizer, local_folder
 from depthprune.model.shards import read_shards
 from depthprune.model.skeleton import skeleton
 from depthprune.model.traits import pruned_config
-from depthprune.recipe import Recipe
+from depthprune.recipe.recipe import Recipe
 from depthprune.selection import Explicit, KeepAll, Plan, Sizes
 from depthprune.training import FineTuning
 from depthprune.training.self_data import check_prompts

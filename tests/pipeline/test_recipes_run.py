@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 from runs import LAYERS, model_folder, rows, write_jsonl
-from test_scoring import calibration
+from test_score import calibration
 
 from depthprune import load_recipe, run, verify
 from depthprune.importance import METRICS
-from depthprune.recipe import recipe_names
+from depthprune.recipe.recipe import recipe_names
 from depthprune.recovery import RECOVERIES
 from depthprune.selection import SELECTIONS
 from depthprune.training import TRAININGS
 
-PAGES = Path(__file__).parents[1] / "docs" / "methods"
+PAGES = Path(__file__).parents[2] / "docs" / "methods"
 SMALL = {
     "max_steps": 3,
     "per_device_train_batch_size": 4,

@@ -10,7 +10,7 @@ from depthprune.selection import ByRecovery, Contiguous, Explicit, Iterative, Ke
 from depthprune.training import FineTuning
 
 if TYPE_CHECKING:
-    from depthprune.recipe import Recipe
+    from depthprune.recipe.recipe import Recipe
 
 
 def check_combination(recipe: "Recipe") -> None:

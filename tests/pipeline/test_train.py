@@ -9,7 +9,7 @@ from trl import SFTTrainer
 
 from depthprune import UserError, load_recipe, run, verify
 from depthprune.data.examples import load_examples
-from depthprune.estimate import estimate
+from depthprune.pipeline.estimate import estimate
 
 TAUGHT = {
     "selection.ratio": 0.34,

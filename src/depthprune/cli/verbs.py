@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 from depthprune.errors import UserError
 
 if TYPE_CHECKING:
-    from depthprune.recipe import Recipe
+    from depthprune.recipe.recipe import Recipe
 
 app = typer.Typer(
     help="Make a language model shallower: prune layers, repair, fine-tune, keep a standard checkpoint.",
@@ -91,14 +91,15 @@ def run(
         trust_remote_code=trust_remote_code or None,
         **{"selection.ratio": ratio},
     )
-    from depthprune import display, pipeline
+    from depthprune.cli import display
+    from depthprune.pipeline.run import run as run_pipeline
 
     if dry_run:
-        from depthprune.estimate import estimate
+        from depthprune.pipeline.estimate import estimate
 
         display.show_estimate(estimate(resolved, output), as_json)
         return
-    folder = pipeline.run(resolved, output, until)
+    folder = run_pipeline(resolved, output, until)
     display.show_run(folder, until, as_json)
 
 
@@ -124,9 +125,10 @@ def score(
         chat_template=chat_template,
         trust_remote_code=trust_remote_code or None,
     )
-    from depthprune import display, pipeline
+    from depthprune.cli import display
+    from depthprune.pipeline.run import run as run_pipeline
 
-    display.show_run(pipeline.run(resolved, output, "score"), "score", as_json)
+    display.show_run(run_pipeline(resolved, output, "score"), "score", as_json)
 
 
 @app.command()
@@ -164,9 +166,10 @@ def train(
         chat_template=chat_template,
         trust_remote_code=trust_remote_code or None,
     )
-    from depthprune import display, pipeline
+    from depthprune.cli import display
+    from depthprune.pipeline.run import run as run_pipeline
 
-    display.show_run(pipeline.run(resolved, output), "evaluate", as_json)
+    display.show_run(run_pipeline(resolved, output), "evaluate", as_json)
 
 
 @app.command()
@@ -188,9 +191,10 @@ def evaluate(
         trust_remote_code=trust_remote_code or None,
         **{"training.method": "none"},
     )
-    from depthprune import display, pipeline
+    from depthprune.cli import display
+    from depthprune.pipeline.run import evaluate_model
 
-    display.show_evaluation(pipeline.evaluate_model(resolved), as_json)
+    display.show_evaluation(evaluate_model(resolved), as_json)
 
 
 @app.command()
@@ -210,8 +214,8 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show a model's layers and parameters, and what its size and speed would be at a ratio."""
-    from depthprune import display
-    from depthprune.inspection import inspect_model
+    from depthprune.cli import display
+    from depthprune.pipeline.inspection import inspect_model
 
     display.show_inspection(inspect_model(model, ratio, trust_remote_code), as_json)
 
@@ -219,7 +223,7 @@ def inspect(
 @app.command()
 def methods(as_json: Json = False) -> None:
     """List the recipes: what each does, what it needs and costs, and its paper."""
-    from depthprune import display
+    from depthprune.cli import display
 
     display.show_methods(as_json)
 
@@ -227,7 +231,7 @@ def methods(as_json: Json = False) -> None:
 @app.command()
 def demo(output: Output = Path("out/demo"), as_json: Json = False) -> None:
     """Tune, prune by 40 % and compare, on a small model and a task that come with depthprune."""
-    from depthprune import display
+    from depthprune.cli import display
     from depthprune.demo.run import run_demo
 
     display.show_evaluation(run_demo(output), as_json)
@@ -235,7 +239,7 @@ def demo(output: Output = Path("out/demo"), as_json: Json = False) -> None:
 
 def _recipe(name: str, overrides: list[str] | None, **options: Any) -> "Recipe":
     """The recipe with the options and KEY=VALUE pairs on top; the latter win."""
-    from depthprune.recipe import load_recipe, parse_override
+    from depthprune.recipe.recipe import load_recipe, parse_override
 
     values = {key: value for key, value in options.items() if value is not None}
     return load_recipe(name, **values, **dict(map(parse_override, overrides or [])))

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from depthprune import UserError, load_recipe, remove_layers, run, score_layers
 from depthprune.importance.block_influence import BlockInfluence
-from depthprune.inputs import load_inputs
+from depthprune.pipeline.inputs import load_inputs
 
 
 def calibration(tmp_path, words=200):

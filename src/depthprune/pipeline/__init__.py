@@ -1,0 +1,1 @@
+"""A run: its stages, the folder that they write, and the order that they run in."""

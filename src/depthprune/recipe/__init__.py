@@ -1,0 +1,1 @@
+"""The whole configuration of a run, and which methods go together."""
