@@ -9,7 +9,8 @@ import torch
 from tiny_tokenizer import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from depthprune.recipe.recipe import Recipe, load_recipe
+from depthprune.recipe.load import load_recipe
+from depthprune.recipe.recipe import Recipe
 
 LAYERS = 6
 COLOURS = (" red", " green", " blue")

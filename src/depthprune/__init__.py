@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "UserError": "depthprune.errors",
     "Plan": "depthprune.selection",
-    "load_recipe": "depthprune.recipe.recipe",
+    "load_recipe": "depthprune.recipe.load",
     "remove_layers": "depthprune.model.surgery",
     "run": "depthprune.pipeline.run",
     "score_layers": "depthprune.importance",

@@ -10,7 +10,7 @@ from test_score import calibration
 
 from depthprune import load_recipe, run, verify
 from depthprune.importance import METRICS
-from depthprune.recipe.recipe import recipe_names
+from depthprune.recipe.load import RECIPES, recipe_names
 from depthprune.recovery import RECOVERIES
 from depthprune.selection import SELECTIONS
 from depthprune.training import TRAININGS
@@ -99,5 +99,5 @@ def test_settings_that_a_page_names_exist(page):
 
 def test_every_recipe_says_its_paper_and_resolves():
     for name in recipe_names():
-        first = (Path(load_recipe.__code__.co_filename).parent / "recipes" / f"{name}.yaml").read_text()
+        first = (RECIPES / f"{name}.yaml").read_text()
         assert first.startswith("# ")

@@ -4,7 +4,7 @@ import yaml
 from depthprune import UserError, load_recipe
 from depthprune.importance.igia import Igia
 from depthprune.importance.reverse import Reverse
-from depthprune.recipe.recipe import RECIPES, parse_override, recipe_names
+from depthprune.recipe.load import RECIPES, parse_override, recipe_names
 from depthprune.recovery.same_sign_merge import SameSignMerge
 from depthprune.selection import Explicit, OneShot
 from depthprune.training import Full, Lora

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from depthprune.pipeline.folder import RunFolder
-from depthprune.recipe.recipe import load_recipe
+from depthprune.recipe.load import load_recipe
 from depthprune.selection import Plan
 
 STAGES = ("score", "select", "prune", "baseline", "train", "evaluate")

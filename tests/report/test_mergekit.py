@@ -15,7 +15,7 @@ from depthprune.selection import Plan
 def test_ranges_cover_exactly_the_kept_layers(tmp_path: Path, removed: tuple[int, ...]) -> None:
     plan = Plan(16, removed, metric="igia", selection="one-shot")
     folder = sample_run(tmp_path, until="prune", plan=plan, recipe={"model": "../a model: #1"})
-    merge = yaml.safe_load(mergekit_plan(read_artifacts(folder)))
+    merge = yaml.safe_load(mergekit_plan(read_artifacts(folder.root)))
     assert (merge["merge_method"], merge["dtype"]) == ("passthrough", "bfloat16")
     sources = [source for part in merge["slices"] for source in part["sources"]]
     assert {source["model"] for source in sources} == {"../a model: #1"}
@@ -30,6 +30,8 @@ def test_it_says_when_it_is_not_the_checkpoint(
 ) -> None:
     plan = Plan(16, (4, 5), metric="igia", selection="one-shot", merged_into=merged_into)
     folder = sample_run(tmp_path, until=until, plan=plan)
-    comment = [line for line in mergekit_plan(read_artifacts(folder)).splitlines() if line.startswith("#")]
+    comment = [
+        line for line in mergekit_plan(read_artifacts(folder.root)).splitlines() if line.startswith("#")
+    ]
     assert any("NOT equal" in line for line in comment) == (until == "train" or bool(merged_into))
     assert "removes 4-5" in comment[0]

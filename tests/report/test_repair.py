@@ -15,7 +15,7 @@ def repaired_run(tmp_path: Path) -> RunFolder:
     scores["rounds"] = sample_rounds(scores, list(plan.removed))
     folder = sample_run(tmp_path, 8, scores=scores, plan=plan)
     folder.write("recovery.json", sample_repair(plan))
-    write_report(folder)
+    write_report(folder.root)
     return folder
 
 

@@ -34,11 +34,11 @@ from depthprune.report.story import course_notes, scored_linears, settled_since,
     ],
 )
 def test_the_summary_says_how_far_the_run_came(tmp_path: Path, until: str, said: list[str]) -> None:
-    assert summary(read_artifacts(sample_run(tmp_path, until=until)), "M") == "".join(said)
+    assert summary(read_artifacts(sample_run(tmp_path, until=until).root), "M") == "".join(said)
 
 
 def test_an_explicit_list_was_not_chosen_by_scores(tmp_path: Path) -> None:
-    run = read_artifacts(sample_run(tmp_path, until="prune"))
+    run = read_artifacts(sample_run(tmp_path, until="prune").root)
     assert run.plan is not None
     one = replace(run, plan=replace(run.plan, removed=(7,), merged_into={}, selection="explicit"))
     assert summary(one, "M") == "1 of 16 layers of M was removed, as listed."

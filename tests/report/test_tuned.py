@@ -23,6 +23,6 @@ TRAINED = {"train": {"what": "model.norm, lm_head, layers 5–7", "trained": 30,
     ],
 )
 def test_what_trained_and_what_it_learned_from(tmp_path, settings, said):
-    run = read_artifacts(sample_run(tmp_path))
+    run = read_artifacts(sample_run(tmp_path).root)
     run = replace(run, training=TRAINED, recipe={**run.recipe, "training": settings})
     assert tuning(run) == said

@@ -25,7 +25,7 @@ STAGES = ("score", "select", "prune", "train", "evaluate")
 
 
 def page(folder: RunFolder) -> str:
-    write_report(folder)
+    write_report(folder.root)
     return (folder.own / "report.html").read_text()
 
 
@@ -52,7 +52,7 @@ def test_a_run_that_did_nothing_yet(tmp_path: Path) -> None:
 
 def test_the_environment_of_the_run_is_kept(tmp_path: Path) -> None:
     folder = sample_run(tmp_path, until="score")
-    write_report(folder)
+    write_report(folder.root)
     recorded = {**folder.read("environment.json"), "python": "3.11.99"}
     folder.write("environment.json", recorded)
     assert "3.11.99" in page(folder)
@@ -128,7 +128,7 @@ def test_the_strip_shows_what_became_of_each_layer(tmp_path: Path) -> None:
 
 def test_the_card_of_a_tuned_model(tmp_path: Path) -> None:
     folder = sample_run(tmp_path)
-    write_report(folder)
+    write_report(folder.root)
     card = (tmp_path / "README.md").read_text()
     front = front_matter(card)
     assert front["base_model"] == "some-org/some-model"
@@ -142,7 +142,7 @@ def test_the_card_of_a_tuned_model(tmp_path: Path) -> None:
 def test_the_card_names_a_local_base_by_its_folder_alone(tmp_path: Path) -> None:
     base = tmp_path / "private" / "base-7b"
     base.mkdir(parents=True)
-    write_report(sample_run(tmp_path / "run", until="prune", recipe={"model": str(base)}))
+    write_report(sample_run(tmp_path / "run", until="prune", recipe={"model": str(base)}).root)
     card = (tmp_path / "run" / "README.md").read_text()
     assert front_matter(card)["base_model"] == "base-7b"
     assert "private" not in card
@@ -152,7 +152,7 @@ def test_the_card_names_a_local_base_by_its_folder_alone(tmp_path: Path) -> None
 def test_a_name_that_the_hub_would_refuse_is_no_base_model(tmp_path: Path) -> None:
     base = tmp_path / "my model: v2"
     base.mkdir()
-    write_report(sample_run(tmp_path / "run", until="prune", recipe={"model": str(base)}))
+    write_report(sample_run(tmp_path / "run", until="prune", recipe={"model": str(base)}).root)
     assert "base_model" not in front_matter((tmp_path / "run" / "README.md").read_text())
 
 
@@ -168,6 +168,6 @@ def test_the_artifacts_are_left_as_they_were(tmp_path: Path) -> None:
         "metrics.jsonl",
     )
     before = {name: (folder.own / name).read_text() for name in names}
-    write_report(folder)
+    write_report(folder.root)
     assert {name: (folder.own / name).read_text() for name in names} == before
     assert json.loads((folder.own / "environment.json").read_text())["versions"]["torch"]

@@ -6,7 +6,7 @@ from tuned import SHORT, TOKENIZER, checkpoint, tune, weights
 from depthprune import UserError, verify
 from depthprune.model.anatomy import lm_head, tied_embeddings
 from depthprune.model.verify import save_verified
-from depthprune.recipe.recipe import load_recipe
+from depthprune.recipe.load import load_recipe
 from depthprune.training import Partial
 from depthprune.training.partial import untie_embeddings
 

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from depthprune.pipeline.folder import RunFolder
-from depthprune.recipe.recipe import SLOTS, Recipe, load_recipe, recipe_names
+from depthprune.recipe.load import load_recipe, recipe_names
+from depthprune.recipe.recipe import SLOTS, Recipe
 from depthprune.report.table import eval_table
 
 console = Console()

@@ -239,7 +239,7 @@ def demo(output: Output = Path("out/demo"), as_json: Json = False) -> None:
 
 def _recipe(name: str, overrides: list[str] | None, **options: Any) -> "Recipe":
     """The recipe with the options and KEY=VALUE pairs on top; the latter win."""
-    from depthprune.recipe.recipe import load_recipe, parse_override
+    from depthprune.recipe.load import load_recipe, parse_override
 
     values = {key: value for key, value in options.items() if value is not None}
     return load_recipe(name, **values, **dict(map(parse_override, overrides or [])))

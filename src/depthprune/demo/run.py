@@ -7,7 +7,7 @@ from typing import Any
 from depthprune.demo import demo_model, write_tickets
 from depthprune.pipeline.folder import RunFolder
 from depthprune.pipeline.run import run
-from depthprune.recipe.recipe import load_recipe
+from depthprune.recipe.load import load_recipe
 
 log = logging.getLogger("depthprune")
 

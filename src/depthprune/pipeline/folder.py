@@ -1,7 +1,6 @@
 """The run folder: a Hugging Face model folder whose `depthprune/` holds every artifact of the run."""
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -9,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.errors import UserError
-
-OWN = "depthprune"
+from depthprune.files import OWN, read_json, write_json, write_text
 
 STAGES = ("score", "select", "prune", "answers", "train", "baseline", "evaluate")
 _ARTIFACTS = {
@@ -50,14 +48,12 @@ class RunFolder:
 
     def write(self, name: str, content: Any) -> None:
         """Writes `depthprune/<name>`: text as it is, anything else as JSON."""
-        text = (
-            content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        )
-        write_text(self.own / name, text)
+        write = write_text if isinstance(content, str) else write_json
+        write(self.own / name, content)
 
     def read(self, name: str) -> Any:
         """The JSON of `depthprune/<name>`."""
-        return json.loads((self.own / name).read_text())
+        return read_json(self.own / name)
 
     def is_done(self, stage: str, digest: str | None) -> bool:
         """Whether the stage's artifact stands there and came from the same recipe and data."""
@@ -135,13 +131,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # a file system without hard links
         shutil.copy2(source, target)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes beside and renames, so that a reader or a crash never meets half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def fingerprint(source: str) -> str:

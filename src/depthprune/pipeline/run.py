@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,16 @@ from accelerate import PartialState
 
 from depthprune.cost import measured
 from depthprune.errors import UserError
+from depthprune.importance.igia import Igia
 from depthprune.pipeline.estimate import check_disk
+from depthprune.pipeline.evaluate import evaluate, evaluate_row
 from depthprune.pipeline.folder import STAGES, RunFolder, fingerprint
 from depthprune.pipeline.inputs import load_inputs
 from depthprune.pipeline.job import Job
+from depthprune.pipeline.prune import prune
+from depthprune.pipeline.score import score
+from depthprune.pipeline.select import select
+from depthprune.pipeline.train import answers, baseline, train
 from depthprune.recipe.recipe import Recipe
 from depthprune.report import environment, write_report
 from depthprune.selection import Contiguous, Iterative
@@ -25,6 +32,18 @@ log = logging.getLogger("depthprune")
 
 WORTH_KEEPING = 60.0
 """Seconds of work after which a folder stays though the user's input turns out to be wrong."""
+
+DOING: dict[str, tuple[Callable[[Job, str], str], Callable[[Job], bool]]] = {
+    "score": (score, lambda job: isinstance(job.recipe.importance, Igia)),
+    "select": (select, lambda job: False),
+    "prune": (prune, lambda job: False),
+    "answers": (answers, lambda job: False),
+    "train": (train, lambda job: True),
+    "baseline": (baseline, lambda job: True),
+    "evaluate": (evaluate, lambda job: False),
+}
+"""Each stage, a function of the job that returns one line about what it did, and whether every process of a
+distributed run takes part in it; the main one does the rest alone."""
 
 UNTIL = tuple(stage for stage in STAGES if stage not in ("answers", "baseline"))
 
@@ -60,7 +79,7 @@ def run(recipe: Recipe, output: str | Path, until: str = "evaluate") -> Path:
 def evaluate_model(recipe: Recipe) -> dict[str, Any]:
     """The recipe's model on its evaluation data, in the form of `eval.json`; writes nothing."""
     job = Job(load_inputs(recipe), RunFolder("."), PartialState())
-    return {"rows": {Path(str(recipe.model)).name: job.evaluate_row(str(recipe.model))}}
+    return {"rows": {Path(str(recipe.model)).name: evaluate_row(job, str(recipe.model))}}
 
 
 def _worth_keeping(job: Job) -> bool:
@@ -86,14 +105,15 @@ def _run_stages(job: Job, until: str) -> None:
     if job.state.is_main_process:
         if "train" in asked:  # what a killed training would go on with
             shutil.rmtree(job.folder.teacher, ignore_errors=True)
-        write_report(job.folder)
+        write_report(job.folder.root)
 
 
 def _run_stage(job: Job, stage: str, digest: str) -> None:
-    if job.is_collective(stage) or job.state.is_main_process:
+    do, everyone = DOING[stage]
+    if everyone(job) or job.state.is_main_process:
         log.info("%-8s …", stage)
         with measured() as cost:
-            note = getattr(job, stage)(digest)
+            note = do(job, digest)
         if job.state.is_main_process:
             job.folder.finish(stage, digest, cost)
             log.info("%-8s %s (%.1f s)", stage, note, cost["seconds"])

@@ -1,10 +1,10 @@
-"""The scoring stage: one score per layer, at once or in rounds, with or without a training run."""
+"""The scoring stage: one score per layer, at once or in rounds, after a training run or not → scores.json."""
 
 import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,12 +15,10 @@ from depthprune.importance.windows import WindowMetric
 from depthprune.model.skip import skipped
 from depthprune.model.stored import stored_weights
 from depthprune.model.surgery import remove_layers
+from depthprune.pipeline.job import Job
 from depthprune.selection import Contiguous, Iterative
 from depthprune.selection.one_shot import finite
 from depthprune.training import sft_trainer, training_dtype, untouched
-
-if TYPE_CHECKING:
-    from depthprune.pipeline.job import Job
 
 log = logging.getLogger("depthprune")
 
@@ -28,22 +26,34 @@ Scorer = Callable[[Sequence[int]], dict[str, Any]]
 """Scores the model without the layers given: `scores` [L], `samples`, and what else the metric tells."""
 
 
-def score_model(job: "Job", partial: str) -> dict[str, Any]:
+def score(job: Job, digest: str) -> str:
+    """Scores every layer by the recipe's metric; a call that was killed goes on with the next round."""
+    partial = f"rounds-{digest}.json"
+    with measured() as cost:
+        found = _scores(job, partial)
+    metric = job.recipe.importance.metric
+    if job.state.is_main_process:
+        job.folder.write("scores.json", {"metric": metric, **found, **cost})
+        (job.folder.own / partial).unlink(missing_ok=True)
+    rounds = f" in each of {len(found['rounds'])} rounds" if found["rounds"] else ""
+    return f"{metric} over {found['samples']} samples{rounds}"
+
+
+def _scores(job: Job, partial: str) -> dict[str, Any]:
     """`scores`, `samples` and `rounds` of `scores.json`; finished rounds are kept in the file `partial`."""
-    metric: Any = job.recipe.importance
-    score = _choose_scorer(job, metric)
+    scorer = _choose_scorer(job, job.recipe.importance)
     if isinstance(job.recipe.selection, Iterative):
-        return _in_rounds(job, score, job.recipe.selection, partial)
-    return {**score(()), "rounds": []}
+        return _in_rounds(job, scorer, job.recipe.selection, partial)
+    return {**scorer(()), "rounds": []}
 
 
-def _choose_scorer(job: "Job", metric: Any) -> Scorer:
+def _choose_scorer(job: Job, metric: Any) -> Scorer:
     if isinstance(metric, Igia):
         return _training_scorer(job, metric)
     return _weight_scorer(job, metric) if isinstance(metric, Magnitude) else _scorer(job, metric)
 
 
-def _weight_scorer(job: "Job", metric: Magnitude) -> Scorer:
+def _weight_scorer(job: Job, metric: Magnitude) -> Scorer:
     """The weights stay what they are as layers go: one reading serves all rounds."""
     weights = stored_weights(str(job.recipe.model), job.inputs.skeleton)
     if weights is None:
@@ -53,7 +63,7 @@ def _weight_scorer(job: "Job", metric: Magnitude) -> Scorer:
     return lambda removed: {"scores": scores.tolist(), "samples": 0}
 
 
-def _scorer(job: "Job", metric: Any) -> Scorer:
+def _scorer(job: Job, metric: Any) -> Scorer:
     model, batches = job.inputs.skeleton, []
     if metric.needs != "nothing":
         # As for LoRA, whose base is frozen too: on a CPU a backward pass in bf16 is slow.
@@ -76,7 +86,7 @@ def _scorer(job: "Job", metric: Any) -> Scorer:
     return score
 
 
-def _training_scorer(job: "Job", metric: Igia) -> Scorer:
+def _training_scorer(job: Job, metric: Igia) -> Scorer:
     def score(removed: Sequence[int]) -> dict[str, Any]:
         model = job.load(str(job.recipe.model), training_dtype(metric, job.dtype))
         job.recipe.recovery.check(model)
@@ -105,7 +115,7 @@ def _training_scorer(job: "Job", metric: Igia) -> Scorer:
     return score
 
 
-def _spool(job: "Job") -> Path | None:
+def _spool(job: Job) -> Path | None:
     if not job.recipe.keep_gradients and not job.recipe.recovery.needs_gradients:
         return None
     if job.state.is_main_process:
@@ -113,14 +123,14 @@ def _spool(job: "Job") -> Path | None:
     return job.folder.gradients
 
 
-def _in_rounds(job: "Job", score: Scorer, selection: Iterative, partial: str) -> dict[str, Any]:
+def _in_rounds(job: Job, scorer: Scorer, selection: Iterative, partial: str) -> dict[str, Any]:
     """Scores, drops the lowest, and again; a call that was killed goes on with the next round."""
     rounds: list[dict[str, Any]] = job.folder.read(partial) if (job.folder.own / partial).is_file() else []
     removed = [layer for done in rounds for layer in done["removed"]]
     sizes, metric = job.inputs.sizes, job.recipe.importance.metric
     while not selection.is_done(removed, sizes):
         with measured() as cost:
-            found = score(removed)
+            found = scorer(removed)
         scores = finite(found["scores"], metric)
         lowest = selection.next_layers(scores, removed, sizes)
         left = [None if i in removed else value for i, value in enumerate(scores)]

@@ -1,19 +1,15 @@
 """Which methods of the four slots go together: what makes no sense is refused before anything is loaded."""
 
-from typing import TYPE_CHECKING
-
 from depthprune.errors import UserError
 from depthprune.importance.none import NoMetric
 from depthprune.importance.windows import WindowMetric
+from depthprune.recipe.recipe import Recipe
 from depthprune.recovery import RECOVERIES
 from depthprune.selection import ByRecovery, Contiguous, Explicit, Iterative, KeepAll
 from depthprune.training import FineTuning
 
-if TYPE_CHECKING:
-    from depthprune.recipe.recipe import Recipe
 
-
-def check_combination(recipe: "Recipe") -> None:
+def check_combination(recipe: Recipe) -> None:
     """Raises `UserError` with the reason where the recipe's methods do not go together."""
     if isinstance(recipe.training, FineTuning):
         recipe.training.check_settings(prunes=not isinstance(recipe.selection, KeepAll))
@@ -23,7 +19,7 @@ def check_combination(recipe: "Recipe") -> None:
     _check_block(recipe)
 
 
-def _check_windows(recipe: "Recipe") -> None:
+def _check_windows(recipe: Recipe) -> None:
     """A distance across a block says nothing of single layers."""
     if isinstance(recipe.importance, WindowMetric) and not isinstance(
         recipe.selection, Contiguous | Explicit | KeepAll
@@ -34,7 +30,7 @@ def _check_windows(recipe: "Recipe") -> None:
         )
 
 
-def _check_gradients(recipe: "Recipe") -> None:
+def _check_gradients(recipe: Recipe) -> None:
     """Merging reads the gradients of the one scoring run that recorded them."""
     if recipe.recovery.needs_gradients and recipe.importance.needs != "training":
         raise UserError(
@@ -48,7 +44,7 @@ def _check_gradients(recipe: "Recipe") -> None:
         )
 
 
-def _check_who_chooses(recipe: "Recipe") -> None:
+def _check_who_chooses(recipe: Recipe) -> None:
     """Layers are chosen by scores, by the user, or by the recovery: never by two of them."""
     recovery = recipe.recovery.method
     metric, selection = recipe.importance.metric, recipe.selection.method
@@ -82,7 +78,7 @@ def _check_who_chooses(recipe: "Recipe") -> None:
         )
 
 
-def _check_block(recipe: "Recipe") -> None:
+def _check_block(recipe: Recipe) -> None:
     """One layer can stand for a block only where a block is removed and its first layer stays."""
     selection, replaces = recipe.selection, recipe.recovery.replaces_block
     recovery = recipe.recovery.method

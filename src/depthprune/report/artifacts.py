@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from depthprune.pipeline.folder import RunFolder
+from depthprune.files import OWN, read_json
 from depthprune.selection import Plan
 
 
@@ -57,17 +58,14 @@ class Artifacts:
         return (self.config or {}).get("dtype")
 
 
-def read_artifacts(folder: RunFolder) -> Artifacts:
-    """Whatever stands in `folder` now."""
+def read_artifacts(root: Path) -> Artifacts:
+    """Whatever stands in the run folder `root` now."""
+    own = root / OWN
 
     def read(name: str) -> Any:
-        return folder.read(name) if (folder.own / name).is_file() else None
+        return read_json(own / name) if (own / name).is_file() else None
 
-    recipe, metrics, config = (
-        folder.own / "recipe.yaml",
-        folder.own / "metrics.jsonl",
-        folder.root / "config.json",
-    )
+    recipe, metrics, config = own / "recipe.yaml", own / "metrics.jsonl", root / "config.json"
     plan = read("plan.json")
     return Artifacts(
         recipe=yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None,
@@ -79,5 +77,5 @@ def read_artifacts(folder: RunFolder) -> Artifacts:
         stages=read("stages.json") or {},
         losses=[json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else [],
         training=read("training.json"),
-        config=json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None,
+        config=read_json(config) if config.is_file() else None,
     )

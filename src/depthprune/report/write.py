@@ -1,6 +1,8 @@
 """Writes the report of a run from its artifacts, whatever of them there is."""
 
-from depthprune.pipeline.folder import RunFolder, write_text
+from pathlib import Path
+
+from depthprune.files import OWN, write_json, write_text
 from depthprune.report.artifacts import read_artifacts
 from depthprune.report.card import model_card
 from depthprune.report.environment import environment
@@ -8,17 +10,18 @@ from depthprune.report.mergekit import mergekit_plan
 from depthprune.report.page import html_page
 
 
-def write_report(folder: RunFolder) -> None:
+def write_report(root: Path) -> None:
     """Writes `report.html`; with a plan `mergekit.yaml`; with a model in the folder its card, `README.md`.
 
     `environment.json` is written where it is missing and kept otherwise: a report made again elsewhere must
     not claim that the run was made there.
     """
-    if not (folder.own / "environment.json").is_file():
-        folder.write("environment.json", environment())
-    run = read_artifacts(folder)
-    folder.write("report.html", html_page(run))
+    own = root / OWN
+    if not (own / "environment.json").is_file():
+        write_json(own / "environment.json", environment())
+    run = read_artifacts(root)
+    write_text(own / "report.html", html_page(run))
     if run.plan is not None and run.recipe is not None:
-        folder.write("mergekit.yaml", mergekit_plan(run))
+        write_text(own / "mergekit.yaml", mergekit_plan(run))
         if run.config is not None:
-            write_text(folder.root / "README.md", model_card(run))
+            write_text(root / "README.md", model_card(run))

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from depthprune.pipeline.folder import write_text
+from depthprune.files import write_text
 
 
 class LossLog(TrainerCallback):

@@ -13,8 +13,8 @@ from depthprune.data.examples import Examples
 from depthprune.errors import UserError
 from depthprune.evaluation.logprobs import BATCH_ROW
 from depthprune.evaluation.progress import with_progress
+from depthprune.files import write_text
 from depthprune.model.generation import continuations, decoding, fitted
-from depthprune.pipeline.folder import write_text
 from depthprune.training.base import SelfData
 
 

@@ -1,0 +1,28 @@
+"""The pruning stage: repairs and cuts the model → the pruned checkpoint, recovery.json."""
+
+import shutil
+from typing import Any
+
+from depthprune.model.surgery import remove_layers
+from depthprune.pipeline.job import Job
+from depthprune.recovery.base import Evidence
+from depthprune.selection import Plan
+
+
+def prune(job: Job, digest: str) -> str:
+    """Runs the recovery on the whole model, then removes the plan's layers."""
+    plan = Plan.from_json(job.folder.read("plan.json"))
+    model = job.load(str(job.recipe.model), job.dtype)
+    recovery: Any = job.recipe.recovery
+    recovery.check(model)  # scoring may have loaded none
+    batches = job.inputs.batches if recovery.needs_calibration else []
+    report = recovery(model, plan, Evidence(job.folder.gradients, batches))
+    job.folder.write("recovery.json", {"method": recovery.method, **report})
+    remove_layers(model, plan.removed)
+    job.save(model, "prune")
+    if not job.recipe.keep_gradients:
+        shutil.rmtree(job.folder.gradients, ignore_errors=True)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    changed = ", ".join(map(str, report["changed_layers"]))
+    repaired = f", changes layer {changed}" if changed else ""
+    return f"leaves {len(plan.kept)} layers, {parameters:,} parameters{repaired}"
