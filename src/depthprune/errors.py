@@ -4,5 +4,5 @@
 class UserError(Exception):
     """Something in the user's input is wrong: one line that says what, where, and how to mend it.
 
-    `cli.py` prints it to stderr and exits with code 2; the Python API lets it through.
+    `cli` prints it to stderr and exits with code 2; the Python API lets it through.
     """
