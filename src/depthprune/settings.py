@@ -61,10 +61,10 @@ def _explain(problem: ValidationError, settings: type[BaseModel], where: str) ->
     key = ".".join([*([where] if where else []), *map(str, first["loc"])])
     if first["type"] == "extra_forbidden":
         known = list(_owner(settings, first["loc"]).model_fields)
-        close = get_close_matches(str(first["loc"][-1]), known, n=1)
+        close = get_close_matches(str(first["loc"][-1])[:100], known, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
-        return f"{key}: no such setting; {mend}"
-    return f"{key} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        return f"{key:.200}: no such setting; {mend}"
+    return f"{key:.200} is {first['input']!r:.200}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def _owner(settings: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel]:

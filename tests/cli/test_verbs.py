@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from calling import SMALL, refused, run_arguments
 from runs import LAYERS, model_folder, rows, write_jsonl
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -18,68 +19,6 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
-
-from depthprune.cli.verbs import main
-
-SMALL = [
-    "training.max_steps=3",
-    "training.per_device_train_batch_size=4",
-    "training.gradient_accumulation_steps=1",
-]
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Calls `depthprune ARGUMENTS`; returns the exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["depthprune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
-def lab(tmp_path, monkeypatch):
-    """A folder with a tiny model and data, as the working directory."""
-    monkeypatch.chdir(tmp_path)
-    model_folder(tmp_path / "model")
-    write_jsonl(tmp_path / "train.jsonl", rows(32))
-    write_jsonl(tmp_path / "test.jsonl", rows(8, seed=1))
-    return tmp_path
-
-
-def run_arguments(**changes: str) -> list[str]:
-    options = {"model": "model", "train": "train.jsonl", "eval": "test.jsonl", "output": "out", **changes}
-    return [
-        "run",
-        "gradpruner",
-        *[f"--{key.replace('_', '-')}={value}" for key, value in options.items()],
-        *SMALL,
-    ]
-
-
-def one_line_about(err: str) -> str:
-    """The error line; the call said nothing else."""
-    lines = [line for line in err.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    assert len(errors) == 1, err
-    assert lines[-1] == errors[0], err
-    assert "Traceback" not in err
-    return errors[0]
-
-
-def refused(cli, lab, *arguments):
-    """The call ends with 2 and one line, and leaves the folder as it was; returns the line."""
-    before = {path: path.stat().st_mtime_ns for path in lab.rglob("*") if path.is_file()}
-    code, _, err = cli(*arguments)
-    assert code == 2, err
-    assert {path: path.stat().st_mtime_ns for path in lab.rglob("*") if path.is_file()} == before
-    assert not (lab / "out").exists() or any(path.is_relative_to(lab / "out") for path in before)
-    return one_line_about(err)
 
 
 def test_help_answers_without_torch():

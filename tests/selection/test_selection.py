@@ -157,10 +157,18 @@ def test_layers_are_written_as_indices_and_inclusive_ranges(text, layers):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "1-", "1--3", "1;2", "1.5", [1.5], None, True, 2.0, "1 - 3", [[1, 2]]]
+    "text", ["", "a", "1-", "1--3", "１", "٣-٤", "1;2", "1.5", [1.5], None, True, 2.0, "1 - 3", [[1, 2]]]
 )
 def test_layers_that_cannot_be_read_are_refused(text):
     refused("write indices and inclusive ranges, such as 18-30", parse_layers, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0-99999999999", "1-" + "9" * 5000, "9" * 5000, 10**30, "-" + "9" * 50, ",".join(["0-9999"] * 1000)],
+)
+def test_more_layers_than_any_model_has_are_refused(text):
+    refused("layers", parse_layers, text)
 
 
 def test_a_backward_range_is_refused():

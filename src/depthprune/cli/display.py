@@ -1,12 +1,13 @@
 """What the verbs print: one table each, or the same as JSON."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from depthprune.cli import terminal
 from depthprune.pipeline.folder import RunFolder
 from depthprune.recipe.load import load_recipe, recipe_names
 from depthprune.recipe.recipe import SLOTS, Recipe
@@ -22,14 +23,13 @@ def show_run(folder: Path, until: str, as_json: bool) -> None:
         show_evaluation(artifacts.read("eval.json"), as_json)
     elif artifacts.artifact("select").exists() and until != "score":
         plan = artifacts.read("plan.json")
-        _print_json(plan) if as_json else console.print(f"removed {plan['removed']}, kept {plan['kept']}")
+        _print_json(plan) if as_json else _print(f"removed {plan['removed']}, kept {plan['kept']}")
     elif artifacts.artifact("score").exists():
         scores = artifacts.read("scores.json")
         _print_json(scores) if as_json else _scores(scores)
     if not as_json:
-        console.print(
-            f"[bold]{folder}[/]: the model; report in {folder}/depthprune/report.html", highlight=False
-        )
+        name = terminal.one_line(str(folder))
+        console.print(Text.assemble((name, "bold"), f": the model; report in {name}/depthprune/report.html"))
 
 
 def show_evaluation(evaluation: dict[str, Any], as_json: bool) -> None:
@@ -37,7 +37,7 @@ def show_evaluation(evaluation: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(evaluation)
         return
-    console.print(eval_table(evaluation))
+    console.print(eval_table(terminal.plain_values(evaluation)))
 
 
 def show_estimate(found: dict[str, Any], as_json: bool) -> None:
@@ -72,13 +72,12 @@ def show_inspection(found: dict[str, Any], as_json: bool) -> None:
     _table(["layer", "parameters each", "linears"], rows)
     outside = found["parameters"] - sum(layers)
     tied = "tied" if found["tied_embeddings"] else "untied"
-    console.print(
+    _print(
         f"{found['model_type']}, {found['num_layers']} layers, {found['parameters']:,} parameters "
         f"in {found['dtype']}, {outside:,} of them outside the layers (embeddings {tied}).\n"
         f"At ratio {found['ratio']:g}: {left['layers']} layers, {left['parameters']:,} parameters "
         f"({left['parameters_share']:.0%}), {_size(left['bytes'])}, "
-        f"{left['cost_share']:.0%} of the cost of a token.",
-        highlight=False,
+        f"{left['cost_share']:.0%} of the cost of a token."
     )
 
 
@@ -118,7 +117,7 @@ def show_methods(as_json: bool) -> None:
     ]
     _table(["recipe", "importance → selection → recovery → training", "needs", "scoring", "paper"], rows)
     for slot, (key, methods) in SLOTS.items():
-        console.print(f"{slot}.{key}: {', '.join(methods)}", highlight=False)
+        _print(f"{slot}.{key}: {', '.join(methods)}")
 
 
 def _needs(recipe: Recipe) -> str:
@@ -144,10 +143,19 @@ def _scores(scores: dict[str, Any]) -> None:
 def _table(columns: list[str], rows: list[list[str]]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for place, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=place == 0)
+        table.add_column(_text(column), overflow="fold", no_wrap=place == 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_text, row))
     console.print(table)
+
+
+def _print(line: str) -> None:
+    console.print(_text(line))
+
+
+def _text(text: str) -> Text:
+    """As it is: what looks like rich's markup is none, nothing is highlighted."""
+    return Text(terminal.plain(text))
 
 
 def _runs(values: list[Any]) -> list[tuple[int, int]]:
@@ -169,4 +177,4 @@ def _size(count: float) -> str:
 
 
 def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    print(terminal.as_json(content))

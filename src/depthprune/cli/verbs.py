@@ -1,17 +1,15 @@
 """The verbs. Nothing here imports torch before the arguments are parsed."""
 
-import logging
-import os
 import sys
 import tempfile
 import traceback
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
+from depthprune.cli import terminal
 from depthprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,11 +44,6 @@ ChatTemplate = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
 ]
-_QUIET = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
 
@@ -142,7 +135,8 @@ def prune(
     from depthprune.selection import parse_layers
 
     prune_files(model, parse_layers(remove), output)
-    typer.echo(f"{output}: written; `depthprune verify {output}` loads it and checks that it works")
+    name = terminal.one_line(str(output))
+    typer.echo(f"{name}: written; `depthprune verify {name}` loads it and checks that it works")
 
 
 @app.command()
@@ -203,7 +197,8 @@ def verify(folder: Annotated[Path, typer.Argument(help="Model or run folder.")])
     from depthprune.model.verify import verify as check
 
     check(folder)
-    typer.echo(f"{folder}: whole; it loads, its cached and uncached logits agree, and it generates")
+    name = terminal.one_line(str(folder))
+    typer.echo(f"{name}: whole; it loads, its cached and uncached logits agree, and it generates")
 
 
 @app.command()
@@ -242,12 +237,13 @@ def _recipe(name: str, overrides: list[str] | None, **options: Any) -> "Recipe":
     from depthprune.recipe.load import load_recipe, parse_override
 
     values = {key: value for key, value in options.items() if value is not None}
-    return load_recipe(name, **values, **dict(map(parse_override, overrides or [])))
+    return load_recipe(name, **{**values, **dict(map(parse_override, overrides or []))})
 
 
 def main() -> None:
     """Runs a verb. Exit codes: 0 done, 2 the input is wrong, 1 a fault of ours, 130 interrupted."""
-    _quiet()
+    terminal.prepare()
+    terminal.quiet()
     try:
         code = app(standalone_mode=False)
     except UserError as problem:
@@ -265,7 +261,7 @@ def main() -> None:
 
 
 def _say(line: str, code: int) -> int:
-    typer.echo(line, err=True)
+    typer.echo(terminal.one_line(line), err=True)
     return code
 
 
@@ -274,24 +270,9 @@ def _first_line(problem: Exception) -> str:
 
 
 def _write_traceback() -> Path:
-    with tempfile.NamedTemporaryFile("w", prefix="depthprune-", suffix=".log", delete=False) as file:
+    options: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="depthprune-", suffix=".log", delete=False, **options
+    ) as file:
         traceback.print_exc(file=file)
     return Path(file.name)
-
-
-def _quiet() -> None:
-    """Our own lines go to stderr; the libraries' warnings only where a user asks for them with -W."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("depthprune")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    if os.environ.get("RANK", "0") != "0":  # one of several processes of a launcher: the first one speaks
-        logger.setLevel(logging.ERROR)
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (open until the process ends)
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, whatever is trained
-    # Read by the libraries when they are imported; a user's own settings win.
-    for variable, value in _QUIET.items():
-        os.environ.setdefault(variable, value)

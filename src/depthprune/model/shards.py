@@ -1,14 +1,19 @@
 """The safetensors files of a checkpoint: which they are, whether they are whole, what they hold."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from depthprune.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors reads no longer one."""
 
 
 @dataclass(frozen=True)
@@ -25,25 +30,81 @@ class Shard:
 
 
 def read_shard(path: Path) -> Shard:
-    """Reads a safetensors header; raises UserError where the file is torn."""
-    torn = f"{path} is torn, it ends before its last tensor: copy or download it again"
+    """Reads a safetensors header; raises UserError where safetensors would not read it, and says why."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise UserError(torn)
-        header = file.read(length)
-    try:
-        tensors = json.loads(header)
-    except ValueError:
-        raise UserError(f"{path} is not a safetensors file: its header cannot be read") from None
-    metadata = tensors.pop("__metadata__", {})
-    end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+        if size < 8 or (length > size - 8 and length <= LONGEST_HEADER):
+            raise _torn(path)
+        if length > LONGEST_HEADER:
+            raise UserError(f"{path} is not a safetensors file: its header would take {length} bytes")
+        header = _parse(path, file.read(length))
+    metadata = header.pop("__metadata__", None) or {}
+    end = _end(path, header)
     if size < 8 + length + end:
-        raise UserError(torn)
+        raise _torn(path)
     if size > 8 + length + end:
         raise UserError(f"{path} goes on after its last tensor: copy or download it again")
-    return Shard(path, tensors, metadata, 8 + length)
+    try:
+        with safe_open(path, "np"):  # knows the dtypes, and has the last word on the rest
+            return Shard(path, header, metadata, 8 + length)
+    except SafetensorError as error:
+        raise UserError(f"{path}: safetensors refuses it: {error}; copy or download it again") from None
+
+
+def _torn(path: Path) -> UserError:
+    return UserError(f"{path} is torn, it ends before its last tensor: copy or download it again")
+
+
+def _parse(path: Path, header: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(header.decode(), object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError) as error:
+        twin = f" ({error})" if isinstance(error, _Twin) else ""
+        raise UserError(f"{path} is not a safetensors file: its header cannot be read{twin}") from None
+    if not isinstance(parsed, dict):
+        raise UserError(f"{path} is not a safetensors file: its header is no JSON object")
+    return parsed
+
+
+class _Twin(ValueError):
+    """A name stands twice in a header: readers differ in which of the two they take."""
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise _Twin(f"it names {name!r:.100} twice")
+    return found
+
+
+def _end(path: Path, tensors: dict[str, Any]) -> int:
+    """Where the data ends, in bytes; raises UserError where tensors overlap or leave holes."""
+    for name, tensor in tensors.items():
+        if not _is_tensor(tensor):
+            raise UserError(
+                f"{path}: its header gives {name!r:.200} no dtype, shape and data_offsets that can be read: "
+                "copy or download it again"
+            )
+    end = 0
+    for name in sorted(tensors, key=lambda name: tensors[name]["data_offsets"]):
+        begin, stop = tensors[name]["data_offsets"]
+        if begin != end or stop < begin:
+            fault = "overlaps another tensor" if begin < end else "leaves a hole before it"
+            fault = "ends before it begins" if stop < begin else fault
+            raise UserError(f"{path}: {name!r:.200} {fault}: copy or download it again")
+        end = stop
+    return end
+
+
+def _is_tensor(tensor: Any) -> bool:
+    if not isinstance(tensor, dict) or not isinstance(tensor.get("dtype"), str):
+        return False
+    shape, offsets = tensor.get("shape"), tensor.get("data_offsets")
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        return False
+    return all(type(number) is int and number >= 0 for number in (*shape, *offsets))  # a bool is an int, too
 
 
 def read_shards(folder: Path) -> list[Shard]:
@@ -71,7 +132,22 @@ def read_shards(folder: Path) -> list[Shard]:
 
 
 def _read_index(path: Path) -> dict[str, str]:
+    """Tensor → file. A file is a plain name: the weights of a model lie in its own folder."""
+    unreadable = UserError(f"{path} cannot be read: copy or download it again")
     try:
-        return json.loads(path.read_text())["weight_map"]
-    except (ValueError, KeyError):
-        raise UserError(f"{path} cannot be read: copy or download it again") from None
+        weight_map = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_twins)[
+            "weight_map"
+        ]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise unreadable from None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise unreadable
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str):
+            raise unreadable
+        if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+            raise UserError(
+                f"{path} looks for {tensor} in {name!r:.200}, outside its folder: move the "
+                "file beside the index, and name it without a folder"
+            )
+    return weight_map

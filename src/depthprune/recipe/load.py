@@ -4,9 +4,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from depthprune.errors import UserError
+from depthprune.recipe.bounded_yaml import LONGEST, read_yaml
 from depthprune.recipe.compatibility import check_combination
 from depthprune.recipe.recipe import SLOTS, Calibration, Evaluation, Recipe
 from depthprune.settings import build
@@ -47,10 +46,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"{text!r} is not an override: write KEY=VALUE, such as training.method=full")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"{text!r}: the value is not YAML; put quotes around it") from None
+    return key, read_yaml(value, f"{text!r:.100}: the value")
 
 
 def _read(name_or_path: str | Path) -> dict[str, Any]:
@@ -58,13 +54,16 @@ def _read(name_or_path: str | Path) -> dict[str, Any]:
     if str(name_or_path) in recipe_names():
         path = RECIPES / f"{name_or_path}.yaml"
     elif not path.is_file():
-        close = get_close_matches(str(name_or_path), recipe_names(), n=1)
+        close = get_close_matches(str(name_or_path)[:100], recipe_names(), n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"the recipes are {', '.join(recipe_names())}"
-        raise UserError(f"{name_or_path}: no such recipe or file; {mend}")
+        raise UserError(f"{name_or_path!s:.300}: no such recipe or file; {mend}")
+    with path.open("rb") as file:
+        content = file.read(4 * LONGEST + 1)  # of UTF-8; a longer file is not read to its end
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise UserError(f"{path} is not YAML: {' '.join(str(problem).split())}") from None
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not YAML: its bytes are no UTF-8 text; save it as such") from None
+    values = read_yaml(text, str(path))
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{path} holds no recipe: a mapping with the keys {', '.join(SLOTS)} is expected")
     return values
@@ -83,6 +82,8 @@ def _override(values: dict[str, Any], key: str, value: Any) -> None:
             values[slot] = {tag: value}
         return
     *path, last = key.split(".")
+    if len(path) > 3:
+        raise UserError(f"{key:.100}: no such setting; write SLOT.KEY=VALUE, such as training.max_steps=100")
     for part in path:
         if values.get(part) is None:
             values[part] = {}
@@ -98,7 +99,7 @@ def _mapping(key: str, values: Any) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise UserError(
-            f"{key} is {values!r}: write its settings as a mapping, KEY: VALUE on lines of their own"
+            f"{key} is {values!r:.100}: write its settings as a mapping, KEY: VALUE on lines of their own"
         )
     return values
 
@@ -109,7 +110,7 @@ def _slot(slot: str, tag: str, methods: dict[str, Any], given: Any) -> Any:
         raise UserError(f"{slot}.{tag} is missing: choose one of {', '.join(methods)}")
     method = values[tag]
     if not isinstance(method, str) or method not in methods:
-        close = get_close_matches(str(method), methods, n=1)
+        close = get_close_matches(str(method)[:100], methods, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(methods)}"
-        raise UserError(f"{slot}.{tag}: there is no {method!r}; {mend}")
+        raise UserError(f"{slot}.{tag}: there is no {method!r:.100}; {mend}")
     return build(methods[method], values, slot)

@@ -88,15 +88,26 @@ class Plan:
         return replace(self, merged_into=merged_into, notes=(*self.notes, *notes))
 
 
+MOST_LAYERS = 10_000
+"""More than any model has; longer ranges are not written out."""
+
+
 def parse_layers(layers: str | int | Iterable[int | str]) -> list[int]:
-    """`"18-30"`, `"1,3,5-7"`, `[18, "20-22", -1]` → a list of integers; ranges include both ends."""
+    """`"18-30"`, `"1,3,5-7"`, `[18, "20-22", -1]` → a list of integers; ranges include both ends.
+
+    Raises UserError for anything else, and for layers that no model has.
+    """
     if isinstance(layers, str) or not isinstance(layers, Iterable):
         layers = str(layers).split(",")
     parsed: list[int] = []
     for part in (str(part).strip() for part in layers):
-        match = re.fullmatch(r"(\d+)-(\d+)|(-?\d+)", part)
+        match = re.fullmatch(r"([0-9]+)-([0-9]+)|(-?[0-9]+)", part)
         if match is None:
-            raise UserError(f"layers {part!r}: write indices and inclusive ranges, such as 18-30 or 1,3,5-7")
+            raise UserError(
+                f"layers {part!r:.100}: write indices and inclusive ranges, such as 18-30 or 1,3,5-7"
+            )
+        if any(len(number) > 5 or int(number) >= MOST_LAYERS for number in re.findall("[0-9]+", part)):
+            raise UserError(f"layers {part!r:.100}: no model has so many layers; name those that it has")
         first, last, single = match.groups()
         if single is not None:
             parsed.append(int(single))
@@ -104,6 +115,8 @@ def parse_layers(layers: str | int | Iterable[int | str]) -> list[int]:
             raise UserError(f"layers {part!r}: the range runs backwards; write {last}-{first}")
         else:
             parsed.extend(range(int(first), int(last) + 1))
+        if len(parsed) > MOST_LAYERS:
+            raise UserError(f"layers: more than {MOST_LAYERS:,} are named; name each layer once")
     return parsed
 
 

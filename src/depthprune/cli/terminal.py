@@ -1,0 +1,90 @@
+"""What a terminal is given: nothing that it would obey, and nothing that its encoding cannot say."""
+
+import codecs
+import io
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+from typing import Any
+
+# Control characters but tab and line feed, what turns the direction of text, other line ends, half letters.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_IN_ASCII = {"–": "-", "→": "->", "±": "+/-", "…": "...", "×": "x", "↑": "^", "↓": "v", "─": "-"}
+
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def plain(text: str) -> str:
+    """`text` with what a terminal would obey written out, such as \\x1b; lines stay lines."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def plain_values(content: Any) -> Any:
+    """As `plain`, for every string in lists and dictionaries."""
+    if isinstance(content, dict):
+        return {plain(str(key)): plain_values(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [plain_values(value) for value in content]
+    return plain(content) if isinstance(content, str) else content
+
+
+def one_line(text: str) -> str:
+    """As `plain`, with line ends written out, too."""
+    return plain(text).replace("\n", "\\n")
+
+
+def as_json(content: Any) -> str:
+    """Indented JSON, every letter as itself where stdout can say it."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    text = _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(content, indent=2)
+    return text
+
+
+def prepare() -> None:
+    """From now on a letter that stdout or stderr has no code for is written out; it ends no run."""
+    codecs.register_error("depthprune", _written_out)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="depthprune")
+
+
+def _written_out(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end]
+    return "".join(
+        _IN_ASCII.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in missing
+    ), error.end
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
+def quiet() -> None:
+    """Our own lines go to stderr; the libraries' warnings only where a user asks for them with -W."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PlainFormatter("%(message)s"))
+    logger = logging.getLogger("depthprune")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes of a launcher: the first one speaks
+        logger.setLevel(logging.ERROR)
+        sys.stdout = open(os.devnull, "w", errors="replace")  # noqa: PTH123, SIM115 (open until the process ends)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, whatever is trained
+    # Read by the libraries when they are imported; a user's own settings win.
+    for variable, value in _QUIET.items():
+        os.environ.setdefault(variable, value)
