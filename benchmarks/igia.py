@@ -26,9 +26,10 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from depthprune.importance.factors import FactorPair, mean_squared_gradient, write_step
-from depthprune.importance.igia import GradientRecorder, Igia
-from depthprune.recovery.same_sign_merge import top_fraction
-from depthprune.training import sft_trainer
+from depthprune.importance.igia import Igia
+from depthprune.importance.recorder import GradientRecorder
+from depthprune.recovery.strongest import top_fraction
+from depthprune.training.trainer import sft_trainer
 
 RANK, STEPS = 8, 40
 D, MLP, KV = 2048, 7168, 512

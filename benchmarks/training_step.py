@@ -32,7 +32,8 @@ from transformers import (
 from depthprune.model.anatomy import decoder_layers, linear_weights, lm_head
 from depthprune.model.surgery import remove_layers
 from depthprune.selection import count_from_ratio
-from depthprune.training import Full, sft_trainer, untouched
+from depthprune.training import Full
+from depthprune.training.trainer import sft_trainer, untouched
 
 RATIO = 0.4
 BATCH, LENGTH = 8, 256

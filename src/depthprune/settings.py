@@ -64,7 +64,8 @@ def _explain(problem: ValidationError, settings: type[BaseModel], where: str) ->
         close = get_close_matches(str(first["loc"][-1])[:100], known, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
         return f"{key:.200}: no such setting; {mend}"
-    return f"{key:.200} is {first['input']!r:.200}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    said = first["msg"].removeprefix("Value error, ")  # of a validator of ours
+    return f"{key:.200} is {first['input']!r:.200}: {said[0].lower()}{said[1:]}"
 
 
 def _owner(settings: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel]:

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from datasets import Dataset
 from tiny_tokenizer import tiny_tokenizer
 
-from depthprune.importance.igia import GradientRecorder, Igia
-from depthprune.training import sft_trainer
+from depthprune.importance.igia import Igia
+from depthprune.importance.recorder import GradientRecorder
+from depthprune.training.trainer import sft_trainer
 
 # Every batch holds all rows unless a test says otherwise, so the Trainer's shuffling changes nothing.
 SETTINGS = {

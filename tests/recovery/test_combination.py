@@ -6,7 +6,8 @@ from tiny import tiny_batch, tiny_model
 
 from depthprune.model.anatomy import decoder_layers
 from depthprune.model.surgery import remove_layers
-from depthprune.recovery.combination import Stack, all_weights, collapsed, kinds, linears, merge
+from depthprune.recovery.combination import all_weights, collapsed, kinds, linears, merge
+from depthprune.recovery.stack import Stack
 
 
 def test_a_merged_layer_that_is_merged_again_is_a_sum_of_originals():

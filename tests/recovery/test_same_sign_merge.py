@@ -9,7 +9,8 @@ from depthprune.errors import UserError
 from depthprune.importance.factors import FactorPair, mean_squared_gradient, write_step
 from depthprune.model.anatomy import decoder_layers, layers_path, linear_weights
 from depthprune.recovery.base import Evidence
-from depthprune.recovery.same_sign_merge import SameSignMerge, top_fraction
+from depthprune.recovery.same_sign_merge import SameSignMerge
+from depthprune.recovery.strongest import top_fraction
 from depthprune.selection import Plan
 
 RANK = 3

@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 
 from depthprune.data.examples import Examples
 from depthprune.data.tokens import encode
-from depthprune.training import FineTuning, Start, fine_tune
+from depthprune.training import FineTuning, Start
+from depthprune.training.trainer import fine_tune
 
 TOKENIZER = tiny_tokenizer()
 SHORT: dict[str, Any] = {

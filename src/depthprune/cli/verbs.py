@@ -131,10 +131,12 @@ def prune(
     output: Output,
 ) -> None:
     """Remove layers from a checkpoint's files: no model is loaded, the result is a standard one."""
-    from depthprune.model.checkpoint import prune_files
     from depthprune.selection import parse_layers
 
-    prune_files(model, parse_layers(remove), output)
+    layers = parse_layers(remove)  # refused before anything slow is imported
+    from depthprune.model.checkpoint import prune_files
+
+    prune_files(model, layers, output)
     name = terminal.one_line(str(output))
     typer.echo(f"{name}: written; `depthprune verify {name}` loads it and checks that it works")
 
@@ -209,6 +211,10 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show a model's layers and parameters, and what its size and speed would be at a ratio."""
+    from depthprune.selection import OneShot
+    from depthprune.settings import build
+
+    build(OneShot, {"ratio": ratio})  # refused before anything slow is imported
     from depthprune.cli import display
     from depthprune.pipeline.inspection import inspect_model
 

@@ -1,8 +1,6 @@
 """Importance metrics: one score per layer, higher = keep. To add one: a file here, and a line in METRICS."""
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from depthprune.errors import UserError
 from depthprune.importance.angular import Angular
@@ -20,6 +18,9 @@ from depthprune.importance.random import Random
 from depthprune.importance.reverse import Reverse
 from depthprune.importance.taylor import Taylor
 from depthprune.settings import build
+
+if TYPE_CHECKING:
+    import torch
 
 METRICS: dict[str, type[MetricSettings]] = {
     "igia": Igia,
@@ -39,8 +40,8 @@ METRICS: dict[str, type[MetricSettings]] = {
 
 
 def score_layers(
-    model: torch.nn.Module, batches: Batches, metric: str = "block-influence", **settings: Any
-) -> torch.Tensor:
+    model: "torch.nn.Module", batches: Batches, metric: str = "block-influence", **settings: Any
+) -> "torch.Tensor":
     """Scores every decoder layer of a loaded model; a higher score means a layer more worth keeping.
 
     Args:

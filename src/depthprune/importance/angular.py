@@ -1,12 +1,12 @@
 """Angular distance (UIDL, arXiv:2403.17887): how far a window of layers turns the last token."""
 
 import math
-from typing import ClassVar, Literal
-
-from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from depthprune.importance.windows import WindowMetric
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Angular(WindowMetric):
@@ -15,8 +15,10 @@ class Angular(WindowMetric):
     paper: ClassVar[str] = "UIDL (arXiv:2403.17887)"
     metric: Literal["angular"] = "angular"
 
-    def distance(self, before: Tensor, after: Tensor, mask: Tensor) -> tuple[float, int]:
+    def distance(self, before: "Tensor", after: "Tensor", mask: "Tensor") -> tuple[float, int]:
         """Angles as shares of a half turn, one for each sample that has a token."""
+        from torch.nn.functional import cosine_similarity
+
         rows = mask.any(dim=1).nonzero().squeeze(1)
         last = mask.shape[1] - 1 - mask[rows].flip(1).int().argmax(dim=1)
         cosine = cosine_similarity(before[rows, last], after[rows, last], dim=-1)

@@ -1,27 +1,13 @@
 """Gradient norms (GradMAP, arXiv:2602.14649): how strongly the loss pulls at each layer's weights."""
 
-import logging
-from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
-from depthprune.errors import UserError
 from depthprune.importance.base import Batches, MetricSettings
-from depthprune.importance.per_sample import PerSampleNorms, frozen
-from depthprune.importance.sample_batches import (
-    Sample,
-    activation_bytes,
-    backward,
-    memory_budget,
-    pad,
-    split_samples,
-)
-from depthprune.model.anatomy import decoder_layers, layers_path, unwrap
 
-log = logging.getLogger("depthprune")
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class GradientNorm(MetricSettings):
@@ -42,76 +28,12 @@ class GradientNorm(MetricSettings):
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass. By default where one sample's would take more than that."""
 
-    def __call__(self, model: nn.Module, batches: Batches) -> Tensor:
+    def __call__(self, model: "nn.Module", batches: Batches) -> "Tensor":
         """Returns a float32 tensor [L] on the CPU; the model is left as it was.
 
         Raises:
             UserError: no sample has a target token, or a gradient is not finite.
         """
-        samples = split_samples(batches)
-        totals = torch.zeros(len(decoder_layers(model)), dtype=torch.float64)
-        with frozen(model):
-            norms, sample_bytes = self._plan(model, samples[0])
-            with norms.attached():
-                for group in self._groups(samples, sample_bytes, memory_budget(model)):
-                    totals += _score(model, norms, group)
-                    if not totals.isfinite().all():
-                        raise UserError(_not_finite(model, totals))
-        if norms.replayed:
-            log.info("gradient-norm: a backward pass per sample for %s", ", ".join(sorted(norms.replayed)))
-        return (totals / len(samples)).float()
+        from depthprune.importance.gradient_passes import GradientPasses
 
-    def _plan(self, model: nn.Module, longest: Sample) -> tuple[PerSampleNorms, int]:
-        """The recorder, with checkpointing or without, and the activation bytes of the longest sample."""
-        norms = PerSampleNorms(model)
-        if self.batch_size is not None and self.gradient_checkpointing is not None:
-            return PerSampleNorms(model, self.gradient_checkpointing), 0
-        size = activation_bytes(model, longest, norms)
-        checkpointing = self.gradient_checkpointing
-        if checkpointing is None:
-            checkpointing = size.plain > memory_budget(model)
-        return PerSampleNorms(model, checkpointing), size.recomputed if checkpointing else size.plain
-
-    def _groups(self, samples: list[Sample], sample_bytes: int, budget: int) -> Iterator[list[Sample]]:
-        """Batches of samples, longest first; shorter ones come in larger batches."""
-        start = 0
-        while start < len(samples):
-            length = len(samples[start].input_ids)
-            count = self.batch_size
-            if count is None:
-                scaled = sample_bytes * length / len(samples[0].input_ids)
-                count = max(1, int(budget // scaled))
-            if count == length:
-                count -= 1  # tensors of T rows could be taken for tensors of B rows
-            yield samples[start : start + count]
-            start += count
-
-
-def _score(model: nn.Module, norms: PerSampleNorms, group: list[Sample]) -> Tensor:
-    """The sums of norms over one batch, float64 [L]."""
-    batch = pad(group, unwrap(model).device)
-    norms.begin(*batch["input_ids"].shape)
-    backward(model, batch)
-    sums = norms.finish()
-    if norms.mixed:
-        return torch.stack([_score(model, norms, [sample]) for sample in group]).sum(dim=0)
-    return sums
-
-
-def _not_finite(model: nn.Module, totals: Tensor) -> str:
-    """Names the damaged weight's layer, or else the first layer without a finite gradient."""
-    prefix = f"{layers_path(model)}."
-    for name, weight in unwrap(model).named_parameters():
-        if not weight.isfinite().all():
-            layer = (
-                f"layer {name.removeprefix(prefix).split('.')[0]}" if name.startswith(prefix) else "layer 0"
-            )
-            return (
-                f"gradient-norm: the gradients of {layer} are not finite: {name} holds values that are not "
-                "finite; the checkpoint is damaged, load another copy"
-            )
-    first = int((~totals.isfinite()).nonzero()[0])
-    return (
-        f"gradient-norm: the gradients of layer {first} are not finite though all weights are: load the "
-        "model in float32 or bfloat16, whose range is wider than float16's"
-    )
+        return GradientPasses(self.batch_size, self.gradient_checkpointing)(model, batches)

@@ -1,12 +1,12 @@
 """Loss without a layer (SLEB, arXiv:2402.09025): with iterative selection, greedy search."""
 
-from typing import ClassVar, Literal
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from depthprune.importance.base import Batches
-from depthprune.importance.damage import refuse_non_finite
 from depthprune.importance.masked import MaskedForward
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Loss(MaskedForward):
@@ -18,6 +18,8 @@ class Loss(MaskedForward):
     paper: ClassVar[str] = "SLEB (arXiv:2402.09025)"
     metric: Literal["loss"] = "loss"
 
-    def __call__(self, model: nn.Module, batches: Batches) -> Tensor:
+    def __call__(self, model: "nn.Module", batches: Batches) -> "Tensor":
         """Returns a float32 tensor [L] on the CPU; raises as `losses` does."""
+        from depthprune.importance.damage import refuse_non_finite
+
         return refuse_non_finite(self.metric, self.losses(model, batches).float(), model)

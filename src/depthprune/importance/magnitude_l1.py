@@ -1,10 +1,11 @@
 """Magnitude, Σ|W| (Shortened LLaMA, Reassessing Layer Pruning): the layers with the smallest weights go."""
 
-from typing import ClassVar, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from depthprune.importance.magnitude import Magnitude
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MagnitudeL1(Magnitude):
@@ -13,5 +14,5 @@ class MagnitudeL1(Magnitude):
     paper: ClassVar[str] = "Shortened LLaMA (arXiv:2402.02834)"
     metric: Literal["magnitude-l1"] = "magnitude-l1"
 
-    def size(self, block: Tensor) -> Tensor:
+    def size(self, block: "Tensor") -> "Tensor":
         return block.abs().sum()

@@ -1,15 +1,12 @@
 """What the metrics share that measure the model without one layer."""
 
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from depthprune.errors import UserError
 from depthprune.importance.base import Batches, MetricSettings
-from depthprune.model.anatomy import decoder_layers, unwrap
-from depthprune.model.head import IGNORED, next_tokens, summed_loss
-from depthprune.model.resume import without_each_layer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class MaskedForward(MetricSettings):
@@ -22,8 +19,7 @@ class MaskedForward(MetricSettings):
     needs: ClassVar[Literal["calibration"]] = "calibration"
     cost: ClassVar[str] = "about L/2 forward passes"
 
-    @torch.inference_mode()
-    def losses(self, model: nn.Module, batches: Batches) -> Tensor:
+    def losses(self, model: "nn.Module", batches: Batches) -> "Tensor":
         """The mean cross-entropy a target token, in nats, of the model without each layer, float64 [L].
 
         Labels are honoured, padding never counts. Layers that are skipped already stay at 0.
@@ -31,14 +27,21 @@ class MaskedForward(MetricSettings):
         Raises:
             UserError: the batches hold no token to predict.
         """
+        import torch
+
+        from depthprune.model.anatomy import decoder_layers, unwrap
+        from depthprune.model.head import IGNORED, next_tokens, summed_loss
+        from depthprune.model.resume import without_each_layer
+
         sums = torch.zeros(len(decoder_layers(model)), dtype=torch.float64)
         tokens = 0
-        for batch in batches:
-            batch = {key: value.to(unwrap(model).device) for key, value in batch.items()}
-            targets = next_tokens(batch)
-            tokens += int((targets != IGNORED).sum())
-            for i, output in without_each_layer(model, batch):
-                sums[i] += summed_loss(model, output, targets)
+        with torch.inference_mode():
+            for batch in batches:
+                batch = {key: value.to(unwrap(model).device) for key, value in batch.items()}
+                targets = next_tokens(batch)
+                tokens += int((targets != IGNORED).sum())
+                for i, output in without_each_layer(model, batch):
+                    sums[i] += summed_loss(model, output, targets)
         if tokens == 0:
             raise UserError(
                 f"{self.metric}: the calibration batches hold no token to predict; give samples of two "

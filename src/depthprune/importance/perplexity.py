@@ -1,12 +1,12 @@
 """Perplexity without a layer (Shortened LLaMA, arXiv:2402.02834): how badly the model misses it."""
 
-from typing import ClassVar, Literal
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from depthprune.importance.base import Batches
-from depthprune.importance.damage import refuse_non_finite
 from depthprune.importance.masked import MaskedForward
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Perplexity(MaskedForward):
@@ -18,6 +18,8 @@ class Perplexity(MaskedForward):
     paper: ClassVar[str] = "Shortened LLaMA (arXiv:2402.02834)"
     metric: Literal["perplexity"] = "perplexity"
 
-    def __call__(self, model: nn.Module, batches: Batches) -> Tensor:
+    def __call__(self, model: "nn.Module", batches: Batches) -> "Tensor":
         """Returns a float32 tensor [L] on the CPU, each entry at least 1; raises as `losses` does."""
+        from depthprune.importance.damage import refuse_non_finite
+
         return refuse_non_finite(self.metric, self.losses(model, batches).exp().float(), model)

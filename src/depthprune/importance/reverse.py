@@ -1,11 +1,11 @@
 """Reverse order (Reassessing Layer Pruning, ICLR 2026): the deepest layers go first."""
 
-from typing import ClassVar, Literal
-
-import torch
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from depthprune.importance.base import Batches, MetricSettings
-from depthprune.model.anatomy import decoder_layers
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Reverse(MetricSettings):
@@ -16,6 +16,10 @@ class Reverse(MetricSettings):
     cost: ClassVar[str] = "none"
     metric: Literal["reverse"] = "reverse"
 
-    def __call__(self, model: torch.nn.Module, batches: Batches = ()) -> torch.Tensor:
+    def __call__(self, model: "torch.nn.Module", batches: Batches = ()) -> "torch.Tensor":
         """Returns a float32 tensor [L]: 0, −1, …, −(L−1)."""
+        import torch
+
+        from depthprune.model.anatomy import decoder_layers
+
         return -torch.arange(len(decoder_layers(model)), dtype=torch.float32)

@@ -2,16 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Collection
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from depthprune.errors import UserError
 from depthprune.importance.base import Batches, MetricSettings
-from depthprune.importance.damage import refuse_non_finite
-from depthprune.model.anatomy import decoder_layers
-from depthprune.model.hooks import record_layer_io
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class WindowMetric(MetricSettings):
@@ -24,32 +21,28 @@ class WindowMetric(MetricSettings):
     cost: ClassVar[str] = "1 forward pass"
 
     @abstractmethod
-    def distance(self, before: Tensor, after: Tensor, mask: Tensor) -> tuple[float, int]:
+    def distance(self, before: "Tensor", after: "Tensor", mask: "Tensor") -> tuple[float, int]:
         """The summed distance of two hidden states [B, T, d], and how many items it sums; mask is [B, T]."""
 
-    @torch.inference_mode()
-    def windows(
-        self, model: torch.nn.Module, batches: Batches, lengths: Collection[int]
-    ) -> dict[int, Tensor]:
+    def windows(self, model: "nn.Module", batches: Batches, lengths: Collection[int]) -> "dict[int, Tensor]":
         """For each length n the mean distance of every window, float32 [L − n + 1], by its first layer.
 
         Raises `UserError` without any token, for a length that the model has not, and where a distance is not
         finite.
         """
+        import torch
+
+        from depthprune.importance.damage import refuse_non_finite
+        from depthprune.model.anatomy import decoder_layers
+
         depth = len(decoder_layers(model))
         if not all(1 <= length <= depth for length in lengths):
             raise UserError(f"windows of {max(lengths)} layers: this model has {depth}; ask for 1 to {depth}")
         sums = {length: torch.zeros(depth - length + 1, dtype=torch.float64) for length in lengths}
         items = 0
-        for batch in batches:
-            stream = record_layer_io(model, batch)
-            mask = batch["attention_mask"].bool().to(stream[0][0].device)
-            for length, total in sums.items():
-                for first in range(len(total)):
-                    before, after = stream[first][0], stream[first + length - 1][1]
-                    distance, count = self.distance(before.float(), after.float(), mask)
-                    total[first] += distance
-            items += count
+        with torch.inference_mode():
+            for batch in batches:
+                items += self._add(sums, model, batch)
         if items == 0:
             raise UserError("the calibration batches hold no token; give at least one batch")
         return {
@@ -57,6 +50,19 @@ class WindowMetric(MetricSettings):
             for length, total in sums.items()
         }
 
-    def __call__(self, model: torch.nn.Module, batches: Batches) -> Tensor:
+    def _add(self, sums: "dict[int, Tensor]", model: "nn.Module", batch: "dict[str, Tensor]") -> int:
+        """Adds a batch's distances to `sums`; returns how many items each of them is of."""
+        from depthprune.model.hooks import record_layer_io
+
+        stream = record_layer_io(model, batch)
+        mask = batch["attention_mask"].bool().to(stream[0][0].device)
+        for length, total in sums.items():
+            for first in range(len(total)):
+                before, after = stream[first][0], stream[first + length - 1][1]
+                distance, count = self.distance(before.float(), after.float(), mask)
+                total[first] += distance
+        return count
+
+    def __call__(self, model: "nn.Module", batches: Batches) -> "Tensor":
         """The distance across each layer alone, float32 [L]."""
         return self.windows(model, batches, [1])[1]

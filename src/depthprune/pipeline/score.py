@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from depthprune.cost import measured
-from depthprune.importance.igia import GradientRecorder, Igia
+from depthprune.importance.igia import Igia
 from depthprune.importance.magnitude import Magnitude
+from depthprune.importance.recorder import GradientRecorder
 from depthprune.importance.windows import WindowMetric
 from depthprune.model.skip import skipped
 from depthprune.model.stored import stored_weights
@@ -18,7 +19,8 @@ from depthprune.model.surgery import remove_layers
 from depthprune.pipeline.job import Job
 from depthprune.selection import Contiguous, Iterative
 from depthprune.selection.one_shot import finite
-from depthprune.training import sft_trainer, training_dtype, untouched
+from depthprune.training.base import training_dtype
+from depthprune.training.trainer import sft_trainer, untouched
 
 log = logging.getLogger("depthprune")
 

@@ -9,11 +9,12 @@ from typing import Any
 from depthprune.data.tokens import encode_prompts
 from depthprune.pipeline.folder import fingerprint
 from depthprune.pipeline.job import Job
-from depthprune.training import FineTuning, Start, fine_tune
+from depthprune.training import FineTuning, Start
 from depthprune.training.base import frozen_dtype
 from depthprune.training.loss_log import LossLog
 from depthprune.training.self_data import answered_rows, write_answers
 from depthprune.training.teacher import TeacherCache
+from depthprune.training.trainer import fine_tune
 
 
 def answers(job: Job, digest: str) -> str:

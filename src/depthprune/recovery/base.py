@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from depthprune.selection import ByRecovery, Plan, Sizes
 from depthprune.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Evidence:
     """
 
     gradients: Path | None = None
-    batches: Sequence[dict[str, torch.Tensor]] = ()
+    batches: "Sequence[dict[str, torch.Tensor]]" = ()
 
 
 class RecoverySettings(Settings):
@@ -29,7 +30,8 @@ class RecoverySettings(Settings):
 
     `recovery(model, plan, evidence)` changes weights of the whole model in place and returns its report,
     which becomes `recovery.json`: `changed_layers` and whatever else it found. The layers are removed
-    afterwards.
+    afterwards. Torch and the like are imported there and not at the top of the file, so that a recipe is read
+    without them.
     """
 
     needs_gradients: ClassVar[bool] = False
@@ -48,7 +50,9 @@ class RecoverySettings(Settings):
         """With fewer calibration samples it cannot work."""
         return 1
 
-    def choose(self, model: torch.nn.Module, evidence: Evidence, selection: ByRecovery, sizes: Sizes) -> Plan:
+    def choose(
+        self, model: "torch.nn.Module", evidence: Evidence, selection: ByRecovery, sizes: Sizes
+    ) -> Plan:
         """The plan, for recoveries that decide; the model is left as it was, bit for bit."""
         raise NotImplementedError
 
@@ -56,9 +60,9 @@ class RecoverySettings(Settings):
         """The plan with `merged_into` filled in by recoveries that merge; refuses plans it cannot repair."""
         return plan
 
-    def check(self, model: torch.nn.Module) -> None:
+    def check(self, model: "torch.nn.Module") -> None:
         """Raises `UserError` where this recovery cannot work on this model, whatever the plan."""
 
-    def __call__(self, model: torch.nn.Module, plan: Plan, evidence: Evidence) -> dict[str, Any]:
+    def __call__(self, model: "torch.nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Repairs the kept layers."""
         raise NotImplementedError

@@ -1,5 +1,6 @@
 """What a block of layers is given and what it makes of it: the task of a layer that stands for the block."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,3 +87,11 @@ def _of_batch(
             handle.remove()
     ((before, args, kwargs),) = entered
     return BlockStates(before, left[0], args, kwargs, real)
+
+
+@torch.inference_mode()
+def mean_error(layer: nn.Module, states: Sequence[BlockStates]) -> float:
+    """The mean squared error over all real tokens and dimensions, of the layer in float32."""
+    student = copy.deepcopy(layer).float()
+    tokens = sum(state.tokens for state in states)
+    return sum(float(state.error(student)) * state.tokens for state in states) / tokens

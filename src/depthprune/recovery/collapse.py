@@ -1,20 +1,20 @@
 """Layer collapse (LaCo, arXiv:2402.11187): from the top down, several layers become one."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import unwrap
 from depthprune.recovery.base import Evidence
-from depthprune.recovery.combination import Stack, WeightsOf, collapsed, kinds, linears, refuse_unlike
 from depthprune.recovery.merging import Merging
-from depthprune.recovery.states import final_states
+from depthprune.recovery.stack import Stack
 from depthprune.selection import ByRecovery, Plan, Sizes, resolve_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from depthprune.recovery.combination import WeightsOf
 
 
 class Collapse(Merging):
@@ -44,15 +44,20 @@ class Collapse(Merging):
         return plan
 
     @property
-    def weights_of(self) -> WeightsOf:
+    def weights_of(self) -> "WeightsOf":
         """The linear weights."""
+        from depthprune.recovery.combination import linears
+
         return linears
 
-    def choose(self, model: nn.Module, evidence: Evidence, selection: ByRecovery, sizes: Sizes) -> Plan:
+    def choose(self, model: "nn.Module", evidence: Evidence, selection: ByRecovery, sizes: Sizes) -> Plan:
         """Tries merges from the highest layer down until enough layers are gone.
 
         Raises `UserError` where no merge is accepted.
         """
+        from depthprune.recovery.combination import collapsed, kinds
+        from depthprune.recovery.states import final_states
+
         low, high = self._range(sizes.num_layers)
         alike, removable = kinds(model), selection.removable(sizes)
         whole = final_states(model, evidence.batches)
@@ -86,10 +91,12 @@ class Collapse(Merging):
         return low, high
 
     def _notes(
-        self, stack: Stack, search: Sequence[dict[str, Any]], missing: int, model: nn.Module
+        self, stack: Stack, search: Sequence[dict[str, Any]], missing: int, model: "nn.Module"
     ) -> list[str]:
         if not search:
-            raise refuse_unlike(unwrap(model).config.model_type)
+            from depthprune.recovery.combination import refuse_unlike
+
+            raise refuse_unlike(model)
         if not stack.removed:
             best = max(search, key=lambda trial: trial["cosine"])
             raise UserError(
@@ -118,11 +125,14 @@ def _followers(
     return found
 
 
-def mean_cosine(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+def mean_cosine(one: "Sequence[Tensor]", other: "Sequence[Tensor]") -> float:
     """The mean cosine of matching tokens, in float32; where one is not finite, −1 stands for it.
 
     Args:
         one, other: hidden states [tokens, d] of each batch.
     """
+    import torch
+    from torch.nn.functional import cosine_similarity
+
     cosines = [cosine_similarity(a.float(), b.float(), dim=-1) for a, b in zip(one, other, strict=True)]
     return float(torch.cat(cosines).nan_to_num(-1.0).double().mean())

@@ -1,21 +1,18 @@
 """Layers that become one: its weights are a linear combination of the weights of several original layers."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import decoder_layers, linear_weights
+from depthprune.model.anatomy import decoder_layers, linear_weights, unwrap
 from depthprune.model.skip import skipped
-from depthprune.selection import Plan
+from depthprune.recovery.stack import Parts, Stack
 
-Parts = Mapping[int, float]
-"""Original layer → its coefficient."""
 WeightsOf = Callable[[nn.Module], Mapping[str, nn.Parameter]]
 """Which weights of a layer take part, by their names in it."""
 
@@ -28,61 +25,6 @@ def linears(layer: nn.Module) -> dict[str, nn.Parameter]:
 def all_weights(layer: nn.Module) -> dict[str, nn.Parameter]:
     """Every parameter of the layer."""
     return dict(layer.named_parameters())
-
-
-@dataclass(frozen=True)
-class Stack:
-    """The layers of a model on their way to fewer: what each layer that is left is made of.
-
-    Attributes:
-        layers: layer that is left → its parts, in original indices, the deepest last.
-    """
-
-    depth: int
-    layers: Mapping[int, Parts]
-
-    @classmethod
-    def whole(cls, depth: int) -> "Stack":
-        """Every layer is itself."""
-        return cls(depth, {i: {i: 1.0} for i in range(depth)})
-
-    @property
-    def left(self) -> list[int]:
-        return sorted(self.layers)
-
-    @property
-    def removed(self) -> list[int]:
-        return [i for i in range(self.depth) if i not in self.layers]
-
-    @property
-    def combined(self) -> dict[int, dict[int, float]]:
-        """The layers that are no longer what they were."""
-        return {
-            kept: dict(sorted(parts.items())) for kept, parts in sorted(self.layers.items()) if len(parts) > 1
-        }
-
-    def combining(self, shares: Parts) -> "Stack":
-        """The first of these layers becomes the sum of them all, each as it is now times its share."""
-        into = min(shares)
-        total: Counter[int] = Counter()
-        for layer, share in shares.items():
-            for part, coefficient in self.layers[layer].items():
-                total[part] += share * coefficient  # type: ignore[assignment]
-        left = {layer: parts for layer, parts in self.layers.items() if layer not in shares}
-        return Stack(self.depth, {**left, into: dict(total)})
-
-    def plan(self, search: Sequence[dict[str, Any]], notes: Sequence[str]) -> Plan:
-        """The plan of a recovery that chose these layers."""
-        combined = self.combined
-        return Plan(
-            self.depth,
-            tuple(self.removed),
-            selection="by-recovery",
-            merged_into={part: kept for kept, parts in combined.items() for part in parts if part != kept},
-            notes=tuple(notes),
-            combined=combined,
-            search=tuple(search),
-        )
 
 
 def kinds(model: nn.Module) -> list[tuple[Any, ...]]:
@@ -138,9 +80,9 @@ def collapsed(model: nn.Module, stack: Stack, weights_of: WeightsOf) -> Iterator
         yield
 
 
-def refuse_unlike(model_type: str) -> UserError:
+def refuse_unlike(model: nn.Module) -> UserError:
     """The error for a model in which no two neighbouring layers can be combined."""
     return UserError(
-        f"{model_type} has no two neighbouring layers with the same parameters that may be merged: protect "
-        "fewer layers, or choose a recovery that merges none"
+        f"{unwrap(model).config.model_type} has no two neighbouring layers with the same parameters that may "
+        "be merged: protect fewer layers, or choose a recovery that merges none"
     )

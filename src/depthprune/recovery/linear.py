@@ -1,17 +1,19 @@
 """A linear map in place of removed layers (ReplaceMe, arXiv:2505.02819)."""
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from depthprune.errors import UserError
 from depthprune.recovery.base import Evidence, RecoverySettings
-from depthprune.recovery.down_projection import DownProjection, check_some_layer_is_linear, probe
-from depthprune.recovery.least_squares import Moments, Ridge, singular
 from depthprune.recovery.places import before_gaps
-from depthprune.recovery.repair import Candidate, Repairs
 from depthprune.selection import Plan
+
+if TYPE_CHECKING:
+    import torch
+
+    from depthprune.recovery.down_projection import DownProjection
+    from depthprune.recovery.repair import Candidate, Repairs
 
 
 class Linear(RecoverySettings):
@@ -47,13 +49,19 @@ class Linear(RecoverySettings):
             )
         return plan
 
-    def check(self, model: torch.nn.Module) -> None:
+    def check(self, model: "torch.nn.Module") -> None:
         """Refuses models in which no layer's output is linear in its down projection."""
+        from depthprune.recovery.down_projection import check_some_layer_is_linear
+
         check_some_layer_is_linear(model)
 
-    @torch.no_grad()
-    def __call__(self, model: torch.nn.Module, plan: Plan, evidence: Evidence) -> dict[str, Any]:
+    def __call__(self, model: "torch.nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Repairs in place. Raises `UserError` for a layer before a block that takes no map."""
+        import torch
+
+        from depthprune.recovery.down_projection import DownProjection, probe
+        from depthprune.recovery.repair import Repairs
+
         places = []
         for i, target in before_gaps(plan).items():
             found = probe(model, i)
@@ -62,11 +70,17 @@ class Linear(RecoverySettings):
                     f"layer {i}, before removed ones, takes no linear map: {found}; remove others"
                 )
             places.append((found, target))
-        repairs = Repairs(model, plan, evidence.batches, self.held_out)
-        for down, target in places:
-            ridge = Ridge(Moments(repairs.pairs(down, target, repairs.fit)))
-            if ridge.is_singular and self.alpha * ridge.moments.scale == 0:
-                raise singular(ridge, down.layer, "give more samples, or a recovery.alpha above 0")
-            rho = self.alpha / ridge.moments.scale
-            repairs.choose(down, target, [Candidate(ridge.toward_zero(self.alpha), self.alpha, rho)])
-        return {"solver": "closed-form", **repairs.report()}
+        with torch.no_grad():
+            repairs = Repairs(model, plan, evidence.batches, self.held_out)
+            for down, target in places:
+                repairs.choose(down, target, [self._candidate(repairs, down, target)])
+            return {"solver": "closed-form", **repairs.report()}
+
+    def _candidate(self, repairs: "Repairs", down: "DownProjection", target: int) -> "Candidate":
+        from depthprune.recovery.least_squares import Moments, Ridge, singular
+        from depthprune.recovery.repair import Candidate
+
+        ridge = Ridge(Moments(repairs.pairs(down, target, repairs.fit)))
+        if ridge.is_singular and self.alpha * ridge.moments.scale == 0:
+            raise singular(ridge, down.layer, "give more samples, or a recovery.alpha above 0")
+        return Candidate(ridge.toward_zero(self.alpha), self.alpha, self.alpha / ridge.moments.scale)

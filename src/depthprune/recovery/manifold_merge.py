@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Collection
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
-from torch import nn
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import unwrap
 from depthprune.recovery.base import Evidence
-from depthprune.recovery.combination import Stack, WeightsOf, all_weights, collapsed, kinds, refuse_unlike
-from depthprune.recovery.manifold import diffusion_map, similarities
 from depthprune.recovery.merging import Merging
-from depthprune.recovery.states import sample_means
+from depthprune.recovery.stack import Stack
 from depthprune.selection import ByRecovery, Plan, Sizes
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+    from torch import nn
+
+    from depthprune.recovery.combination import WeightsOf
 
 
 class ManifoldMerge(Merging):
@@ -45,12 +46,16 @@ class ManifoldMerge(Merging):
         return max(self.mi_neighbors, self.entropy_neighbors, self.dimensions) + 1
 
     @property
-    def weights_of(self) -> WeightsOf:
+    def weights_of(self) -> "WeightsOf":
         """Every parameter."""
+        from depthprune.recovery.combination import all_weights
+
         return all_weights
 
-    def choose(self, model: nn.Module, evidence: Evidence, selection: ByRecovery, sizes: Sizes) -> Plan:
+    def choose(self, model: "nn.Module", evidence: Evidence, selection: ByRecovery, sizes: Sizes) -> Plan:
         """Merges pair by pair, every pair chosen by the states of the model as it is by then."""
+        from depthprune.recovery.combination import collapsed, kinds, refuse_unlike
+
         alike, removable = kinds(model), selection.removable(sizes)
         stack, search, notes = Stack.whole(sizes.num_layers), list[dict[str, Any]](), list[str]()
         while missing := selection.missing(stack.removed, sizes):
@@ -61,7 +66,7 @@ class ManifoldMerge(Merging):
                 if left[p + 1] in removable and alike[left[p]] == alike[left[p + 1]]
             ]
             if not pairs and not stack.removed:
-                raise refuse_unlike(unwrap(model).config.model_type)
+                raise refuse_unlike(model)
             if not pairs:
                 notes.append(
                     f"{missing} layers fewer than asked for are merged: no neighbours are alike any more."
@@ -83,8 +88,13 @@ class ManifoldMerge(Merging):
             stack = stack.combining({kept: share, gone: 1 - share})
         return stack.plan(search, notes)
 
-    def _similarities(self, model: nn.Module, evidence: Evidence, left: Collection[int]) -> np.ndarray:
+    def _similarities(self, model: "nn.Module", evidence: Evidence, left: Collection[int]) -> "ndarray":
         """S of the layers that are left, [n, n]."""
+        import numpy as np
+
+        from depthprune.recovery.manifold import diffusion_map, similarities
+        from depthprune.recovery.states import sample_means
+
         states = sample_means(model, evidence.batches, left)
         maps = [
             diffusion_map(states[layer].double().numpy(), self.sigma, self.alpha, self.dimensions)
@@ -99,8 +109,10 @@ class ManifoldMerge(Merging):
             )
         return similar
 
-    def _share(self, similar: np.ndarray, first: int) -> float:
+    def _share(self, similar: "ndarray", first: int) -> float:
         """λ, the weight of the first layer of the pair."""
+        import numpy as np
+
         mean = np.nanmean(similar, axis=1)
         both = mean[first] + mean[first + 1]
         ratio = float(mean[first] / both) if both > 0 else 0.5

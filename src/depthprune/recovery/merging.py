@@ -1,13 +1,15 @@
 """What the recoveries share that choose the layers themselves and merge them into others."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from depthprune.recovery.base import Evidence, RecoverySettings
-from depthprune.recovery.combination import WeightsOf, merge
 from depthprune.selection import Plan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from depthprune.recovery.combination import WeightsOf
 
 
 class Merging(RecoverySettings):
@@ -18,11 +20,13 @@ class Merging(RecoverySettings):
 
     @property
     @abstractmethod
-    def weights_of(self) -> WeightsOf:
+    def weights_of(self) -> "WeightsOf":
         """Which weights of a layer are merged."""
 
-    def __call__(self, model: nn.Module, plan: Plan, evidence: Evidence) -> dict[str, Any]:
+    def __call__(self, model: "nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Merges as the plan says."""
+        from depthprune.recovery.combination import merge
+
         merge(model, plan.combined, self.weights_of)
         return {
             "changed_layers": sorted(plan.combined),

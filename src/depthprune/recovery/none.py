@@ -1,11 +1,12 @@
 """No recovery: the layers are cut and nothing else changes."""
 
-from typing import Any, ClassVar, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from depthprune.recovery.base import Evidence, RecoverySettings
 from depthprune.selection import Plan
+
+if TYPE_CHECKING:
+    import torch
 
 
 class NoRecovery(RecoverySettings):
@@ -14,6 +15,6 @@ class NoRecovery(RecoverySettings):
     paper: ClassVar[str] = "–"
     method: Literal["none"] = "none"
 
-    def __call__(self, model: torch.nn.Module, plan: Plan, evidence: Evidence) -> dict[str, Any]:
+    def __call__(self, model: "torch.nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Changes nothing."""
         return {"changed_layers": []}

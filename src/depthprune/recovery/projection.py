@@ -1,17 +1,18 @@
 """Projection compensation (GradMAP, arXiv:2602.14649, stage 2): a linear map repairs what pruning moved."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, ValidationInfo, field_validator
 
-from depthprune.recovery.adam import adam_change
 from depthprune.recovery.base import Evidence, RecoverySettings
-from depthprune.recovery.down_projection import DownProjection, check_some_layer_is_linear, probe
-from depthprune.recovery.least_squares import Moments, Ridge, singular
 from depthprune.recovery.places import before_gaps, displaced, handovers
-from depthprune.recovery.repair import Candidate, Repairs
 from depthprune.selection import Plan
+
+if TYPE_CHECKING:
+    import torch
+
+    from depthprune.recovery.down_projection import DownProjection
+    from depthprune.recovery.repair import Candidate, Repairs
 
 EPOCHS, LEARNING_RATE = 50, 1e-3
 
@@ -53,18 +54,24 @@ class Projection(RecoverySettings):
         """Says so where the plan leaves nothing to repair."""
         return plan if self._reach(plan) else plan.merging({}, [self._nothing_to_repair()])
 
-    def check(self, model: torch.nn.Module) -> None:
+    def check(self, model: "torch.nn.Module") -> None:
         """Refuses models in which no layer's output is linear in its down projection."""
+        from depthprune.recovery.down_projection import check_some_layer_is_linear
+
         check_some_layer_is_linear(model)
 
-    @torch.no_grad()
-    def __call__(self, model: torch.nn.Module, plan: Plan, evidence: Evidence) -> dict[str, Any]:
+    def __call__(self, model: "torch.nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Repairs in place; no second model is made."""
-        repairs = Repairs(model, plan, evidence.batches, self.held_out)
-        places, notes = self._places(model, plan, repairs.drift_before)
-        for down, target in places:
-            repairs.choose(down, target, self._candidates(repairs, down, target))
-        return {"solver": self.solver, "notes": notes, **repairs.report()}
+        import torch
+
+        from depthprune.recovery.repair import Repairs
+
+        with torch.no_grad():
+            repairs = Repairs(model, plan, evidence.batches, self.held_out)
+            places, notes = self._places(model, plan, repairs.drift_before)
+            for down, target in places:
+                repairs.choose(down, target, self._candidates(repairs, down, target))
+            return {"solver": self.solver, "notes": notes, **repairs.report()}
 
     def _reach(self, plan: Plan) -> dict[int, int]:
         """The layers that may be repaired, each with the layer whose old output it is to give."""
@@ -77,9 +84,11 @@ class Projection(RecoverySettings):
         return f"Nothing is repaired: no kept layer {where} a removed one."
 
     def _places(
-        self, model: torch.nn.Module, plan: Plan, drift: list[float]
-    ) -> tuple[list[tuple[DownProjection, int]], list[str]]:
+        self, model: "torch.nn.Module", plan: Plan, drift: list[float]
+    ) -> "tuple[list[tuple[DownProjection, int]], list[str]]":
         """The down projections to repair, shallow to deep, with their targets; and what there is to say."""
+        from depthprune.recovery.down_projection import DownProjection, probe
+
         reach = self._reach(plan)
         order = list(reach)
         if isinstance(self.layers, int):
@@ -97,7 +106,11 @@ class Projection(RecoverySettings):
                 notes.append(f"Layer {i} is not repaired: {found}.")
         return [(places[i], reach[i]) for i in sorted(places)], notes
 
-    def _candidates(self, repairs: Repairs, down: DownProjection, target: int) -> list[Candidate]:
+    def _candidates(self, repairs: "Repairs", down: "DownProjection", target: int) -> "list[Candidate]":
+        from depthprune.recovery.adam import adam_change
+        from depthprune.recovery.least_squares import Moments, Ridge, singular
+        from depthprune.recovery.repair import Candidate
+
         pairs = repairs.pairs(down, target, repairs.fit)
         if self.solver == "adam":
             held = list(pairs)

@@ -2,20 +2,18 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import decoder_layers, unwrap
-from depthprune.recovery.activations import mean_loss
 from depthprune.recovery.base import Evidence, RecoverySettings
-from depthprune.recovery.block_states import BlockStates, block_states
-from depthprune.recovery.combination import kinds
-from depthprune.recovery.held_out import count_samples, split_samples
 from depthprune.selection import Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from depthprune.recovery.block_states import BlockStates
 
 
 class ReplacementLayer(RecoverySettings):
@@ -60,8 +58,14 @@ class ReplacementLayer(RecoverySettings):
             )
         return plan
 
-    def __call__(self, model: nn.Module, plan: Plan, evidence: Evidence) -> dict[str, Any]:
+    def __call__(self, model: "nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Trains layer f, one before the removed ones."""
+        from depthprune.model.anatomy import decoder_layers, unwrap
+        from depthprune.recovery.activations import mean_loss
+        from depthprune.recovery.block_states import block_states, mean_error
+        from depthprune.recovery.combination import kinds
+        from depthprune.recovery.held_out import count_samples, split_samples
+
         first, last = plan.removed[0] - 1, plan.removed[-1]
         layer = decoder_layers(model)[first]
         if len(kinds(model)[first]) > 1:
@@ -70,10 +74,8 @@ class ReplacementLayer(RecoverySettings):
                 "which would change too: choose another block, or another recovery"
             )
         fit, held_out = split_samples(evidence.batches, self.held_out)
-        states, held_states = (
-            block_states(model, fit, first, last),
-            block_states(model, held_out, first, last),
-        )
+        states = block_states(model, fit, first, last)
+        held_states = block_states(model, held_out, first, last)
         error, loss = mean_error(layer, held_states), mean_loss(model, held_out, plan.removed)
         before = [parameter.detach().clone() for parameter in layer.parameters()]
         trained, course = self._train(layer, states)
@@ -92,8 +94,10 @@ class ReplacementLayer(RecoverySettings):
             "samples": {"fit": count_samples(fit), "held_out": count_samples(held_out)},
         }
 
-    def _train(self, layer: nn.Module, states: Sequence[BlockStates]) -> tuple[nn.Module, list[float]]:
+    def _train(self, layer: "nn.Module", states: "Sequence[BlockStates]") -> "tuple[nn.Module, list[float]]":
         """A trained copy in float32, and the mean squared error of each epoch, taken before each step."""
+        import torch
+
         student = copy.deepcopy(layer).float()
         parameters = [parameter.requires_grad_() for parameter in student.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
@@ -116,15 +120,6 @@ class ReplacementLayer(RecoverySettings):
         return student, course
 
 
-@torch.no_grad()
-def _set(layer: nn.Module, weights: Sequence[Tensor]) -> None:
+def _set(layer: "nn.Module", weights: "Sequence[Tensor]") -> None:
     for parameter, weight in zip(layer.parameters(), weights, strict=True):
-        parameter.copy_(weight)
-
-
-@torch.inference_mode()
-def mean_error(layer: nn.Module, states: Sequence[BlockStates]) -> float:
-    """The mean squared error over all real tokens and dimensions, of the layer in float32."""
-    student = copy.deepcopy(layer).float()
-    tokens = sum(state.tokens for state in states)
-    return sum(float(state.error(student)) * state.tokens for state in states) / tokens
+        parameter.data.copy_(weight.detach())

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
+from pydantic import field_validator
+
 from depthprune.errors import UserError
 from depthprune.selection.plan import Layers, Plan, resolve_layers
 from depthprune.settings import Settings
@@ -49,6 +51,13 @@ class Amount(SelectionSettings):
     protect: Layers = ()
     """Layers that stay whatever their score; negative indices count from the end."""
 
+    @field_validator("ratio")
+    @classmethod
+    def _is_a_share(cls, ratio: float | None) -> float | None:
+        if ratio is not None and not 0 < ratio < 1:
+            raise ValueError("it is the share of layers to remove, between 0 and 1")
+        return ratio
+
     def rehearse(self, sizes: Sizes) -> Plan:
         """The deepest layers, as many as will go."""
         layers = sizes.num_layers
@@ -92,8 +101,6 @@ def count_from_ratio(ratio: float, num_layers: int) -> int:
 def _checked_count(ratio: float | None, num_layers: int) -> int:
     if ratio is None:
         raise UserError("nothing says how much to remove: give a ratio, num_removed or target_parameters")
-    if not 0 < ratio < 1:
-        raise UserError(f"ratio is {ratio:g}: it is the share of layers to remove, between 0 and 1")
     count = count_from_ratio(ratio, num_layers)
     if count == 0:
         raise UserError(

@@ -1,14 +1,16 @@
 """One-shot selection: the lowest-scored layers go at once."""
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from depthprune.errors import UserError
 from depthprune.selection.base import Amount, Sizes
 from depthprune.selection.plan import Plan, parse_layers
 from depthprune.settings import build
+
+if TYPE_CHECKING:
+    import torch
 
 
 class OneShot(Amount):
@@ -27,13 +29,13 @@ class OneShot(Amount):
 def finite(scores: Sequence[float], metric: str) -> list[float]:
     """The scores as floats; raises `UserError` where one is infinite or no number."""
     values = [float(score) for score in scores]
-    if not torch.tensor(values).isfinite().all():
+    if not all(map(math.isfinite, values)):
         raise UserError(f"the {metric} scores hold a value that is not finite: {values}")
     return values
 
 
 def select_layers(
-    scores: torch.Tensor | Sequence[float],
+    scores: "torch.Tensor | Sequence[float]",
     ratio: float | None = 0.25,
     protect: str | Iterable[int] = (),
     *,

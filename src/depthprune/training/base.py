@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
-from transformers import PreTrainedModel
 
 from depthprune.errors import UserError
-from depthprune.model.loading import load_model
 from depthprune.settings import LoraSettings, Settings, TrainerSettings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,15 @@ class Start:
     """The checkpoint that a training begins with, and where and how it is loaded."""
 
     path: str | Path
-    dtype: torch.dtype
+    dtype: "torch.dtype"
     """Of the checkpoint that the run writes."""
-    device: torch.device
+    device: "torch.device"
     trust_remote_code: bool = False
 
-    def load(self, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
+    def load(self, dtype: "torch.dtype", **options: Any) -> "PreTrainedModel":
         """The model in `dtype`; `options` go to `from_pretrained`."""
+        from depthprune.model.loading import load_model
+
         return load_model(self.path, dtype, self.device, self.trust_remote_code, **options)
 
 
@@ -68,7 +71,7 @@ class FineTuning(TrainerSettings):
     report_to: str = "none"
     """Passed through to the Trainer: tensorboard, wandb, trackio, … ."""
 
-    def check(self, model: nn.Module, layers: int) -> None:
+    def check(self, model: "nn.Module", layers: int) -> None:
         """Raises `UserError` where this cannot train `model`, of which `layers` layers will be left.
 
         Called before anything is computed; a model on the meta device will do.
@@ -88,31 +91,35 @@ class FineTuning(TrainerSettings):
                     f"training.{name} has settings and training.{choice} is not {chosen}: choose it"
                 )
 
-    def load(self, start: Start) -> PreTrainedModel:
+    def load(self, start: Start) -> "PreTrainedModel":
         """The model with the weights to train in float32, the frozen ones as `training_dtype` has it."""
         return start.load(training_dtype(self, start.dtype))
 
-    def choose_trained(self, model: PreTrainedModel) -> None:
+    def choose_trained(self, model: "PreTrainedModel") -> None:
         """Sets `requires_grad` of every weight; adapters come later. By default all train."""
         model.requires_grad_(True)
 
-    def plain(self, trained: Any, start: Start) -> PreTrainedModel:
+    def plain(self, trained: Any, start: Start) -> "PreTrainedModel":
         """The trained model without wrapper and adapters."""
         return trained
 
 
-def training_dtype(settings: TrainerSettings, checkpoint: torch.dtype) -> torch.dtype:
+def training_dtype(settings: TrainerSettings, checkpoint: "torch.dtype") -> "torch.dtype":
     """The dtype to load weights in for training.
 
     Trained weights are float32, since bf16 loses updates of a small learning rate. Those that LoRA leaves
     alone are as `frozen_dtype` says.
     """
+    import torch
+
     return frozen_dtype(checkpoint) if isinstance(settings, LoraSettings) else torch.float32
 
 
-def frozen_dtype(checkpoint: torch.dtype) -> torch.dtype:
+def frozen_dtype(checkpoint: "torch.dtype") -> "torch.dtype":
     """Of weights that only run: the checkpoint's own on an accelerator; on a CPU bf16 is several times slower
     than float32."""
+    import torch
+
     return checkpoint if torch.accelerator.is_available() else torch.float32
 
 
@@ -120,4 +127,6 @@ def uses_bf16(settings: TrainerSettings) -> bool:
     """Whether training runs under bfloat16 autocast."""
     if settings.bf16 is not None:
         return settings.bf16
+    import torch
+
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported()

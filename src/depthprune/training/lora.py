@@ -1,15 +1,15 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685)."""
 
 import logging
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from peft import LoraConfig
-from torch import nn
-from transformers import PreTrainedModel
-
-from depthprune.model.anatomy import lora_targets
 from depthprune.settings import LoraSettings
 from depthprune.training.base import FineTuning, Start
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import nn
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("depthprune")
 
@@ -20,15 +20,19 @@ class Lora(LoraSettings, FineTuning):
     paper: ClassVar[str] = "LoRA (arXiv:2106.09685)"
     method: Literal["lora", "qlora"] = "lora"
 
-    def choose_trained(self, model: PreTrainedModel) -> None:
+    def choose_trained(self, model: "PreTrainedModel") -> None:
         model.requires_grad_(False)
 
-    def plain(self, trained: Any, start: Start) -> PreTrainedModel:
+    def plain(self, trained: Any, start: Start) -> "PreTrainedModel":
         return trained.merge_and_unload()
 
 
-def lora_config(model: nn.Module, settings: LoraSettings) -> LoraConfig:
+def lora_config(model: "nn.Module", settings: LoraSettings) -> "LoraConfig":
     """PEFT's config of adapters on every linear and every stacked expert of the layers, routers excluded."""
+    from peft import LoraConfig
+
+    from depthprune.model.anatomy import lora_targets
+
     targets = lora_targets(model)
     if targets.without_adapter:
         log.warning("no adapter on: %s", "; ".join(targets.without_adapter))

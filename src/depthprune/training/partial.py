@@ -1,16 +1,15 @@
 """Partial fine-tuning (Reassessing Layer Pruning, openreview 04Tfwy3LLC): the end of the model learns."""
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
-from transformers import PreTrainedModel
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import decoder_layers, final_norm, lm_head, tied_embeddings
-from depthprune.model.depth_config import text_config
 from depthprune.training.base import FineTuning, Start, uses_bf16
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 
 class Partial(FineTuning):
@@ -32,7 +31,9 @@ class Partial(FineTuning):
     warmup_steps: float = Field(100, ge=0)
     max_length: int = Field(256, ge=8)
 
-    def check(self, model: nn.Module, layers: int) -> None:
+    def check(self, model: "nn.Module", layers: int) -> None:
+        from depthprune.model.anatomy import final_norm
+
         final_norm(model)
         if self.last_layers > layers:
             raise UserError(
@@ -40,12 +41,16 @@ class Partial(FineTuning):
                 "lower it, or remove fewer layers"
             )
 
-    def load(self, start: Start) -> PreTrainedModel:
+    def load(self, start: Start) -> "PreTrainedModel":
+        import torch
+
         # Without autocast the frozen part's bfloat16 would meet the trained part's float32 in one product.
         mixed = torch.accelerator.is_available() and uses_bf16(self)
         return start.load(start.dtype if mixed else torch.float32)
 
-    def choose_trained(self, model: PreTrainedModel) -> None:
+    def choose_trained(self, model: "PreTrainedModel") -> None:
+        from depthprune.model.anatomy import tied_embeddings
+
         if tied_embeddings(model) and self.tied == "untie":
             untie_embeddings(model)
         model.requires_grad_(False)
@@ -54,19 +59,26 @@ class Partial(FineTuning):
                 parameter.data = parameter.data.float()
                 parameter.requires_grad = True
 
-    def trained_parameters(self, model: nn.Module) -> int:
+    def trained_parameters(self, model: "nn.Module") -> int:
         """How many parameters train, and so have two moments in the optimizer."""
         trained = {parameter for part in self._trained_modules(model) for parameter in part.parameters()}
         return sum(parameter.numel() for parameter in trained)
 
-    def _trained_modules(self, model: nn.Module) -> list[nn.Module]:
+    def _trained_modules(self, model: "nn.Module") -> "list[nn.Module]":
+        from depthprune.model.anatomy import decoder_layers, final_norm, lm_head, tied_embeddings
+
         layers = list(decoder_layers(model))
         head = [] if tied_embeddings(model) and self.tied == "freeze" else [lm_head(model)]
         return [final_norm(model), *head, *layers[len(layers) - self.last_layers :]]
 
 
-def untie_embeddings(model: PreTrainedModel) -> None:
+def untie_embeddings(model: "PreTrainedModel") -> None:
     """Gives the head its own copy of the tensor that it shares with the input embedding."""
+    from torch import nn
+
+    from depthprune.model.anatomy import lm_head
+    from depthprune.model.depth_config import text_config
+
     head: Any = lm_head(model)
     head.weight = nn.Parameter(head.weight.detach().clone())
     for config in (model.config, text_config(model.config)):

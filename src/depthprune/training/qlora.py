@@ -2,16 +2,15 @@
 
 import logging
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal
-
-from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import decoder_layers, linear_weights
 from depthprune.training.base import Start, frozen_dtype
 from depthprune.training.lora import Lora
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("depthprune")
 
@@ -26,7 +25,9 @@ class QLora(Lora):
     paper: ClassVar[str] = "QLoRA (arXiv:2305.14314)"
     method: Literal["qlora"] = "qlora"
 
-    def check(self, model: nn.Module, layers: int) -> None:
+    def check(self, model: "nn.Module", layers: int) -> None:
+        from depthprune.model.anatomy import decoder_layers, linear_weights
+
         if find_spec("bitsandbytes") is None:
             raise UserError(
                 "training.method=qlora needs bitsandbytes, which is not installed: "
@@ -39,7 +40,9 @@ class QLora(Lora):
         if stacked:
             log.warning("not quantised: the stacked experts %s", ", ".join(stacked))
 
-    def load(self, start: Start) -> PreTrainedModel:
+    def load(self, start: Start) -> "PreTrainedModel":
+        from transformers import BitsAndBytesConfig
+
         # prepare_model_for_kbit_training would cast norms, embeddings and head to float32. They are frozen:
         # that buys no precision, and costs 4 GB for an embedding and a head of 128 k × 4096.
         dtype = frozen_dtype(start.dtype)
@@ -51,7 +54,9 @@ class QLora(Lora):
         )
         return start.load(dtype, quantization_config=four_bits, device_map={"": start.device})
 
-    def plain(self, trained: Any, start: Start) -> PreTrainedModel:
+    def plain(self, trained: Any, start: Start) -> "PreTrainedModel":
+        from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
         adapters = get_peft_model_state_dict(trained)
         config = trained.peft_config["default"]
         del trained
