@@ -1,26 +1,31 @@
 """Removing decoder layers from a checkpoint's files, without loading the model."""
 
 import json
+import logging
+import operator
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import layers_path
-from depthprune.model.depth_config import num_layers, text_config
+from depthprune.model.base_config import edited_config, state_untied
+from depthprune.model.base_files import copy_other_files
+from depthprune.model.depth_config import num_layers
+from depthprune.model.engine_fields import pattern_notes
 from depthprune.model.loading import load_config, local_folder
+from depthprune.model.saving import write_config
 from depthprune.model.shards import INDEX, SINGLE, Shard, read_shards
 from depthprune.model.skeleton import skeleton
 from depthprune.model.traits import Shallower, shallower
 
+log = logging.getLogger(__name__)
+
 COPY_BYTES = 16 * 2**20
-# Written by others about the whole model; the card of the pruned one is ours.
-NOT_COPIED = (".git", ".cache", "README.md", "config.json")
 
 
 def prune_files(model_dir: str | Path, layers: Sequence[int], output: str | Path) -> None:
@@ -42,17 +47,20 @@ def prune_files(model_dir: str | Path, layers: Sequence[int], output: str | Path
         raise UserError(
             f"{config.model_type} packs all layers into {next(iter(change.packed))}: load it to prune it"
         )
-    prefix = stored_prefix(shards, layers_path(skeleton(config)), num_layers(config), folder)
+    whole = skeleton(config)
+    prefix = stored_prefix(shards, layers_path(whole), num_layers(config), folder)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as staging:
         written = Path(staging) / "model"
         written.mkdir()
         _write_shards(shards, prefix, change.kept, written)
-        _copy_other_files(folder, written)
-        _write_config(folder, config, change, written)
+        copy_other_files(folder, written)
+        _write_config(folder, config, change, _unties(shards, whole), written)
         if output.exists():
             output.rmdir()
         written.replace(output)
+    for note in pattern_notes(config, change.kept):
+        log.warning("%s", note)
 
 
 def stored_prefix(shards: Sequence[Shard], path: str, depth: int, folder: Path) -> str:
@@ -135,27 +143,48 @@ def _blocks(source: BinaryIO, start: int, length: int) -> Iterator[bytes]:
         yield block
 
 
-def _copy_other_files(folder: Path, output: Path) -> None:
-    """Tokenizer, generation config, chat template, code: all but the weights and the whole model's card."""
-    for file in folder.iterdir():
-        weights = file.suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
-        if file.is_file() and not weights and file.name not in (*NOT_COPIED, INDEX):
-            shutil.copyfile(file, output / file.name)
-
-
-def _write_config(folder: Path, config: PretrainedConfig, change: Shallower, output: Path) -> None:
-    """config.json as it was, but for the fields that speak of layers."""
-    text = text_config(config)
-    written = json.loads((folder / "config.json").read_text())
-    section = written
-    if text is not config:
-        name = next(name for name in config.sub_configs if getattr(config, name, None) is text)
-        section = written.setdefault(name, {})
-    for alias, field in text.attribute_map.items():
-        if field in change.fields:
-            section.pop(alias, None)
-    section |= change.fields
-    (output / "config.json").write_text(json.dumps(written, indent=2) + "\n")
+def _write_config(
+    folder: Path, config: PretrainedConfig, change: Shallower, untied: bool, output: Path
+) -> None:
+    """config.json as it was, but for the fields that speak of layers, and tied embeddings that are not."""
+    stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    written = edited_config(stated, config, change.config)
+    if untied:
+        state_untied(written, change.config)
+    write_config(output, written)
     reread = load_config(output)
     if num_layers(reread) != len(change.kept):
         raise UserError(f"{folder / 'config.json'} cannot say that {len(change.kept)} layers remain")
+
+
+def _unties(shards: Sequence[Shard], whole: PreTrainedModel) -> bool:
+    """Whether the files hold a head and an embedding that differ, although the config ties them.
+
+    transformers then loads both; other engines keep only one.
+    """
+    for target, source in getattr(whole, "all_tied_weights_keys", {}).items():
+        ends = [".".join(name.split(".")[-2:]) for name in (target, source)]
+        found = [
+            (shard, tensor)
+            for end in ends
+            for shard in shards
+            for name, tensor in shard.tensors.items()
+            if f".{name}".endswith(f".{end}")
+        ]
+        if len(found) == 2 and not _same_bytes(*found):
+            return True
+    return False
+
+
+def _same_bytes(one: tuple[Shard, dict[str, Any]], other: tuple[Shard, dict[str, Any]]) -> bool:
+    with one[0].path.open("rb") as left, other[0].path.open("rb") as right:
+        pieces = [
+            _blocks(file, shard.data_start + tensor["data_offsets"][0], _size(tensor))
+            for file, (shard, tensor) in ((left, one), (right, other))
+        ]
+        return _size(one[1]) == _size(other[1]) and all(map(operator.eq, *pieces))
+
+
+def _size(tensor: dict[str, Any]) -> int:
+    begin, end = tensor["data_offsets"]
+    return end - begin

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers, is_peft, unwrap
+from depthprune.model.base_config import part_of, untied
 from depthprune.model.depth_config import text_config
 from depthprune.model.loading import explained, has_tokenizer, load_tokenizer, load_with_report, one_line
+from depthprune.model.saving import Base, read_base, write_as_base, write_for_engines
 
 PROMPT, NEW_TOKENS = 8, 6
 
@@ -48,12 +51,42 @@ def verify(folder: str | Path, trust_remote_code: bool = False) -> None:
             raise UserError(f"{folder} has {len(decoder_layers(model))} layers, and {plan} keeps {len(kept)}")
 
 
-def save_verified(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path) -> None:
+def save_pruned(model: nn.Module, folder: str | Path, base: str | Path | None = None) -> None:
+    """Saves a model that was made from another, as that one is written; the gate checks it before.
+
+    config.json is the base's own, word for word but for what the model says otherwise (layers, dtype,
+    vocabulary, untied embeddings); token ids are the base's. Tokenizer, generation config and all other files
+    but weights, card and hidden ones are copied.
+
+    Args:
+        folder: may exist; weights and files of an earlier save are replaced.
+        base: the folder or hub id that the model was made from; by default where it was loaded from.
+
+    Raises UserError where there is no such base, and GateError, with nothing written, where a reloaded copy
+    is not equal to the model: every tensor bit for bit, and the logits.
+    """
+    inner = unwrap(model)
+    base = base or inner.config.name_or_path
+    if not base:
+        raise UserError("the model was not loaded from anywhere: name the base that it was made from")
+    code = bool(getattr(inner.config, "auto_map", None))
+    found = read_base(base, trust_remote_code=code)
+    part_of(found.config, inner.config)
+    save_verified(model, None, folder, found)
+
+
+def save_verified(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: str | Path,
+    base: Base | None = None,
+) -> None:
     """Saves the model into `folder` once a reloaded copy has been found equal to it.
 
     Equal means: every tensor bit for bit, and the logits. The copy lies on the same device: two in memory.
-    `folder` may hold other files; weights of an earlier save are replaced. The saved config has
-    use_cache on. Raises GateError with the reason, and then writes nothing.
+    `folder` may hold other files; weights of an earlier save are replaced. With a base, config.json and all
+    other files are the base's; without one the saved config has use_cache on, and `tokenizer` is saved.
+    Raises GateError with the reason, and then writes nothing.
     """
     folder = Path(folder).resolve()
     inner = unwrap(model)
@@ -63,7 +96,7 @@ def save_verified(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, f
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
         saved = Path(staging) / "model"
         with _as_when_used(inner):
-            if fault := _saving_fault(inner, tokenizer, saved):
+            if fault := _saving_fault(inner, tokenizer, saved, base):
                 raise GateError(f"{inner.config.model_type} does not survive saving: {fault}")
         _move(saved, folder)
 
@@ -94,19 +127,26 @@ def _own_random_state() -> AbstractContextManager[None]:
 
 
 def _saving_fault(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, saved: Path
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, saved: Path, base: Base | None
 ) -> str | None:
     """Saves the model; what is then wrong with it, in memory or on disk, or None if nothing is."""
     try:
         if fault := tying_fault(model) or running_fault(model):
             return fault
         _save(model, saved)
+        code = bool(getattr(model.config, "auto_map", None))
         if tokenizer is not None:
             tokenizer.save_pretrained(saved)
+        if base is not None:
+            write_as_base(model, base, saved)
+            if has_tokenizer(saved):
+                load_tokenizer(saved, code)
+        else:
+            write_for_engines(model, saved)
         reloaded, unused = load_with_report(
             saved,
             device=model.device,
-            trust_remote_code=bool(getattr(model.config, "auto_map", None)),
+            trust_remote_code=code,
             attn_implementation=model.config._attn_implementation,
         )
         if unused:
@@ -134,9 +174,16 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
 
 
 def tying_fault(model: PreTrainedModel) -> str | None:
-    """Whether weights that the config says to be one tensor are: loaders keep only one of them."""
+    """Whether weights that the config says to be one tensor are: loaders keep only one of them.
+
+    Head and embedding may differ: the saved config says so.
+    """
     weights = model.state_dict()
+    head: Any = model.get_output_embeddings()
+    said = [name for name, weight in model.named_parameters() if untied(model) and weight is head.weight]
     for name, source in model.all_tied_weights_keys.items():
+        if name in said:
+            continue
         if name in weights and source in weights and not torch.equal(weights[name], weights[source]):
             return f"its config ties {name} to {source}, and they differ"
     return None

@@ -111,13 +111,20 @@ class RunFolder:
         """
         stamps = self.read("stages.json")
         newest = [self.artifact(stage) for stage in ("train", "prune") if stage in stamps][:1]
-        files = [path for checkpoint in newest for path in checkpoint.iterdir() if path.is_file()]
-        for path in files:
-            beside = self.root / f".{path.name}.partial"
+        files = {
+            str(path.relative_to(checkpoint)): path
+            for checkpoint in newest
+            for path in checkpoint.rglob("*")
+            if path.is_file()
+        }
+        for name, path in files.items():
+            target = self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            beside = target.with_name(f".{path.name}.partial")
             beside.unlink(missing_ok=True)
             _link_or_copy(path, beside)
-            beside.replace(self.root / path.name)
-        names = [path.name for path in files]
+            beside.replace(target)
+        names = list(files)
         record = self.own / "published.json"
         before = self.read(record.name) if record.exists() else []
         card = [] if names else ["README.md"]

@@ -1,6 +1,6 @@
 """What a run reads, loaded and checked before anything is computed or written."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from depthprune.data.tokens import encode
 from depthprune.errors import UserError
 from depthprune.importance.igia import Igia
 from depthprune.model.anatomy import decoder_layers, parameters_per_layer
+from depthprune.model.engine_fields import pattern_notes
 from depthprune.model.loading import load_config, load_tokenizer, local_folder
 from depthprune.model.shards import read_shards
 from depthprune.model.skeleton import skeleton
@@ -85,7 +86,8 @@ class Inputs:
     def plan(self, found: dict[str, Any]) -> Plan:
         """The plan that the recipe's selection makes of `found`, the content of scores.json."""
         plan = self.recipe.selection.plan(found, self.sizes)
-        return self.recipe.recovery.complete(plan, found["scores"])
+        plan = self.recipe.recovery.complete(plan, found["scores"])
+        return replace(plan, notes=(*plan.notes, *pattern_notes(self.config, plan.kept)))
 
     def rehearsal(self) -> Plan:
         """A plan of as many layers as will go; which ones they are is not known before the scores."""

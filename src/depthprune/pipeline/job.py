@@ -9,6 +9,7 @@ import torch
 from accelerate import PartialState
 
 from depthprune.model.loading import load_model
+from depthprune.model.saving import read_base
 from depthprune.model.skeleton import checkpoint_dtype
 from depthprune.model.verify import save_verified
 from depthprune.pipeline.folder import RunFolder
@@ -16,6 +17,9 @@ from depthprune.pipeline.inputs import Inputs
 from depthprune.recipe.recipe import Recipe
 from depthprune.selection import KeepAll
 from depthprune.training import NoTraining
+
+TUNES = ("train", "baseline")
+"""The stages whose model has learned a chat template, where one was given."""
 
 
 @dataclass
@@ -53,4 +57,6 @@ class Job:
         """Writes the checkpoint of a stage, if it passes the gate."""
         checkpoint = self.folder.artifact(stage)
         shutil.rmtree(checkpoint, ignore_errors=True)
-        save_verified(model.to(self.dtype), self.inputs.tokenizer, checkpoint)
+        template = self.inputs.chat_template if stage in TUNES else None
+        base = read_base(str(self.recipe.model), self.recipe.trust_remote_code, template)
+        save_verified(model.to(self.dtype), None, checkpoint, base)
