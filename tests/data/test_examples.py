@@ -26,7 +26,7 @@ def test_examples_know_their_name_source_kind_and_columns(tmp_path):
 def test_messages(tmp_path):
     turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     examples = load_examples(write(tmp_path / "chat.jsonl", {"messages": turns}))
-    assert (examples.kind, examples.rows[0]) == ("messages", {"prompt": turns[:1], "completion": "a"})
+    assert (examples.kind, examples.rows[0]) == ("messages", {"prompt": turns[:1], "completion": turns[1:]})
 
 
 def test_a_changed_file_is_read_anew_and_nothing_is_left_behind(tmp_path):

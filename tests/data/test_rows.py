@@ -19,32 +19,43 @@ def check(*rows: dict):
     return check_rows((f"f line {i}", row) for i, row in enumerate(rows, start=1))
 
 
-def test_columns_of_the_kind_are_kept_and_others_dropped():
-    assert check({"prompt": "p", "completion": "c", "text": "t", "id": 3}) == (
+def read(*rows: dict) -> tuple[str, list[dict]]:
+    checked = check(*rows)
+    return checked.kind, checked.rows
+
+
+def test_columns_of_the_kind_are_kept_and_others_said():
+    assert read({"prompt": "p", "completion": "c", "text": "t", "id": 3}) == (
         "prompt-completion",
         [{"prompt": "p", "completion": "c"}],
     )
-    assert check(GOOD) == ("prompt-completion", [GOOD])
-    assert check({"text": "t", "url": "u"}) == ("text", [{"text": "t"}])
+    assert read(GOOD) == ("prompt-completion", [GOOD])
+    assert read({"text": "t", "url": "u"}) == ("text", [{"text": "t"}])
+    assert check({"text": "t", "url": "u", "id": None}, {"text": "t", "id": 1}).notes == [
+        "columns not used: `url`, `id`"
+    ]
+    assert check(GOOD).notes == []
 
 
 def test_messages_split_at_the_last_assistant_turn():
-    trailing = [*CHAT, {"role": "user", "content": "thanks", "name": "x"}]
-    assert check({"messages": trailing}) == ("messages", [{"prompt": CHAT[:4], "completion": "last"}])
+    assert read({"messages": CHAT}) == ("messages", [{"prompt": CHAT[:4], "completion": CHAT[4:]}])
+    trailing = check({"messages": [*CHAT, {"role": "user", "content": "thanks", "name": "x"}]})
+    assert trailing.rows == [{"prompt": CHAT[:4], "completion": CHAT[4:]}]
+    assert trailing.notes == ["1 rows go on after the last assistant turn: what comes after it is not used"]
 
 
 def test_lists_may_be_json_strings_as_csv_has_them():
-    assert check({**GOOD, "choices": json.dumps(GOOD["choices"])})[1] == [GOOD]
-    assert check({"messages": json.dumps(CHAT)})[1][0]["completion"] == "last"
-    assert check({"prompt": "p", "completion": "c", "choices": ""})[1] == [{"prompt": "p", "completion": "c"}]
+    assert read({**GOOD, "choices": json.dumps(GOOD["choices"])})[1] == [GOOD]
+    assert read({"messages": json.dumps(CHAT)})[1][0]["completion"] == CHAT[4:]
+    assert read({"prompt": "p", "completion": "c", "choices": ""})[1] == [{"prompt": "p", "completion": "c"}]
 
 
 def test_blank_texts_are_passed_over():
-    assert check({"text": ""}, {"text": "t"}, {"text": " \n"}) == ("text", [{"text": "t"}])
+    assert read({"text": ""}, {"text": "t"}, {"text": " \n"}) == ("text", [{"text": "t"}])
 
 
 def test_no_rows():
-    assert check()[1] == []
+    assert check().rows == []
 
 
 @pytest.mark.parametrize(
@@ -87,8 +98,7 @@ def test_a_bad_row_is_named(row, message):
         (CHAT[:2], "no assistant turn"),
         (CHAT[2:3], "no turn before the assistant's"),
         ([CHAT[1], {"role": "assistant", "content": " "}], "the last assistant turn is empty"),
-        ([CHAT[1], {"role": "assistant"}], "f line 1, message 2: must be an object"),
-        ([CHAT[1], {"role": "user", "content": [{"type": "text", "text": "x"}]}], "f line 1, message 2"),
+        ([CHAT[1], {"role": "assistant"}], "f line 1, message 2: its `content` is missing or null"),
         ([CHAT[1], "hello"], "f line 1, message 2"),
     ],
 )

@@ -79,3 +79,21 @@ def test_what_is_written_is_compared_with_the_completions():
     assert (exact.metric, exact.value, exact.n, exact.stderr) == ("exact_match", 0.5, 2, 0.5)
     expected = text_overlap([first, second], completions)["rougeL"]
     assert (rouge.metric, rouge.value, rouge.n) == ("rougeL", pytest.approx(sum(expected) / 2), 2)
+
+
+def test_the_reference_is_what_was_trained_on():
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(layers=3, vocab_size=len(tokenizer))
+    # A template that writes an answer otherwise than it stands there, and asks for none.
+    template = (
+        "{% for m in messages %}{{ 'Q:' if m.role == 'user' }}{{ m.content.replace('@', '') }}{% endfor %}"
+    )
+    written = naive_greedy(model, tokenizer, tokenizer("Q:ten")["input_ids"], 8)
+    columns = {
+        "prompt": [[{"role": "user", "content": "ten"}]],
+        "completion": [[{"role": "assistant", "content": f"@{written}"}]],
+    }
+    json = datasets.Features({name: datasets.Json() for name in columns})
+    rows = Examples("d", "d", "messages", datasets.Dataset.from_dict(columns, json))
+    exact, _ = completion_overlap(model, tokenizer, rows, 16, 64, 8, template)
+    assert exact.value == 1.0

@@ -93,6 +93,29 @@ def test_the_file_is_a_dataset_like_the_users_own(tmp_path, asked):
     assert loaded.rows["completion"] != asked.rows["completion"]
 
 
+def test_tools_and_options_of_a_chat_stay_beside_its_answer(tmp_path):
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    row = {
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "1"},
+            {"role": "assistant", "content": "given"},
+        ],
+        "tools": [tool],
+        "chat_template_kwargs": {"brief": True},
+    }
+    (tmp_path / "chat.jsonl").write_text(json.dumps(row) + "\n")
+    asked = load_examples(tmp_path / "chat.jsonl")
+    write(model(), asked, SMALL, 128, 0, tmp_path / "self-data.jsonl")
+    (line,) = lines(tmp_path / "self-data.jsonl")
+    assert line["messages"][:3] == row["messages"][:3]
+    assert (line["tools"], line["chat_template_kwargs"]) == (row["tools"], row["chat_template_kwargs"])
+    again = load_examples(tmp_path / "self-data.jsonl")
+    assert encode_prompts(again, TOKENIZER) == encode_prompts(asked, TOKENIZER)
+
+
 def test_prompt_and_answer_share_the_length(tmp_path):
     path = tmp_path / "self-data.jsonl"
     write(model(x=torch.ones(32)), examples(8), SMALL, 9, 0, path)

@@ -2,16 +2,20 @@
 
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 
-from depthprune.data.files import READERS, Record, read_file, read_folder
-from depthprune.data.rows import COLUMNS, Kind, check_rows
+from depthprune.data.files import READERS, Record, read_file, read_folder, without_nulls
+from depthprune.data.rows import Checked, Kind, check_rows
 from depthprune.errors import UserError
 
+logger = logging.getLogger("depthprune")
+
+CHAT_COLUMNS = ("prompt", "completion", "tools", "chat_template_kwargs")
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<config>[\w.-]+))?")
 
 
@@ -23,18 +27,32 @@ class Examples:
     source: what the user typed.
     kind: decides how the rows are encoded and evaluated.
     rows: exactly the columns of the kind: `text`; or `prompt`, `completion` and, in all rows or none,
-        `choices`. For "messages" the prompt is a list of {"role", "content"} up to the last assistant turn,
-        the completion that turn's content; otherwise both are strings.
+        `choices`. For "messages" prompt and completion are lists of messages as the chat template reads them:
+        those before the last assistant turn, and that one; `tools` and `chat_template_kwargs` stand beside
+        them where a row has any. Otherwise both are strings.
+    places: where each row stands in the user's files, for messages about chats; may be empty.
     """
 
     name: str
     source: str
     kind: Kind
     rows: datasets.Dataset
+    places: tuple[str, ...] = ()
+    rendered: dict[Any, list[tuple[str, str]]] = field(default_factory=dict, compare=False, repr=False)
+    """The texts of chats, by template; `data.chat` keeps them here."""
 
     @property
     def has_choices(self) -> bool:
         return "choices" in self.rows.column_names
+
+    def select(self, indices: Sequence[int]) -> "Examples":
+        """The rows of these numbers, in this order."""
+        places = tuple(self.places[i] for i in indices) if self.places else ()
+        return replace(self, rows=self.rows.select(indices), places=places, rendered={})
+
+    def place(self, i: int) -> str:
+        """Where row `i` stands."""
+        return self.places[i] if self.places else f"{self.source} row {i + 1}"
 
 
 def load_examples(source: str | Path, split: str | None = None) -> Examples:
@@ -48,7 +66,8 @@ def load_examples(source: str | Path, split: str | None = None) -> Examples:
     missing or unreadable source, for the first malformed row, for no rows, and for `choices` with one class.
     """
     path, split = _path_and_split(str(source), split)
-    kind, rows = check_rows(_records(path, split))
+    checked = check_rows(_records(path, split))
+    rows = checked.rows
     if not rows:
         raise UserError(f"{source}: no rows; the dataset is empty")
     if "choices" in rows[0] and len({row["completion"] for row in rows}) == 1:
@@ -56,7 +75,20 @@ def load_examples(source: str | Path, split: str | None = None) -> Examples:
             f"{source}: one class only: every completion is {rows[0]['completion']!r}; "
             "add rows of other classes"
         )
-    return Examples(_name(path), str(source), kind, datasets.Dataset.from_list(rows))
+    for note in checked.notes:
+        logger.info("%s: %s", source, note)
+    return Examples(_name(path), str(source), checked.kind, _table(checked), tuple(checked.places))
+
+
+def _table(checked: Checked) -> datasets.Dataset:
+    if checked.kind != "messages":
+        return datasets.Dataset.from_list(checked.rows)
+    # As JSON, for a table would give every message the keys of all others, and every call all arguments.
+    columns = [name for name in CHAT_COLUMNS if any(name in row for row in checked.rows)]
+    rows = {name: [row.get(name) for row in checked.rows] for name in columns}
+    return datasets.Dataset.from_dict(
+        rows, features=datasets.Features({name: datasets.Json() for name in columns})
+    )
 
 
 def _path_and_split(source: str, split: str | None) -> tuple[str, str | None]:
@@ -121,9 +153,8 @@ def _load_from_hub(source: str, hub_id: str, config: str | None, split: str | No
 
 
 def _numbered(source: str, dataset: datasets.Dataset) -> Iterator[Record]:
-    known = [column for column in dataset.column_names if column in COLUMNS]
-    dataset = (
-        dataset.select_columns(known) if known else dataset
-    )  # no decoding of images that nobody asked for
-    for number, row in enumerate(dataset, start=1):
-        yield f"{source} row {number}", row
+    number = 0
+    for table in dataset.with_format("arrow").iter(1000):  # not decoded: no image is ever opened
+        for row in table.to_pylist():
+            number += 1
+            yield f"{source} row {number}", without_nulls(row)

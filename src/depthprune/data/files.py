@@ -144,7 +144,18 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file; write it anew") from error
     for number, row in enumerate(rows, start=1):
-        yield f"{path} row {number}", row
+        yield f"{path} row {number}", without_nulls(row)
+
+
+def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a typed table without the nulls inside its columns: a table gives every object every key."""
+    return {name: _pruned(value) for name, value in row.items()}
+
+
+def _pruned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _pruned(inner) for name, inner in value.items() if inner is not None}
+    return [_pruned(inner) for inner in value] if isinstance(value, list) else value
 
 
 READERS: dict[str, Callable[[Path], Iterator[Record]]] = {

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 from depthprune.data.examples import Examples
 from depthprune.errors import UserError
@@ -43,7 +44,7 @@ def _fill(groups: list[list[int]], wanted: int) -> list[int]:
 
 def _part(examples: Examples, indices: list[int], part: str) -> Examples:
     name = examples.name if part == "train" else f"{examples.name} ({part})"
-    return Examples(name, examples.source, examples.kind, examples.rows.select(indices))
+    return replace(examples.select(indices), name=name)
 
 
 def spread(total: int, limit: int) -> list[int]:

@@ -8,7 +8,7 @@ import logging
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from depthprune.data.chat import render_chat
+from depthprune.data.chat import render_chats
 from depthprune.data.examples import Examples
 from depthprune.errors import UserError
 
@@ -55,6 +55,15 @@ def encode_prompts(
     """The token ids that generation starts from, row by row: those before the completions of `encode`."""
     pairs = _pairs(examples, tokenizer, chat_template)
     return [prompt for prompt, _ in _encode_pairs([(prompt, []) for prompt, _ in pairs], tokenizer)]
+
+
+def encode_answers(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None
+) -> list[tuple[list[int], list[int]]]:
+    """The token ids of each row's prompt, and of its completion with EOS: what `encode` cuts to length."""
+    pairs = _pairs(examples, tokenizer, chat_template)
+    encoded = _encode_pairs([(prompt, [completion]) for prompt, completion in pairs], tokenizer)
+    return [(prompt, _close(continuation, tokenizer)) for prompt, (continuation,) in encoded]
 
 
 def encode_choices(
@@ -106,11 +115,9 @@ def _document_rows(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_l
 def _completion_rows(
     examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int, chat_template: str | None
 ) -> list[Row]:
-    pairs = _pairs(examples, tokenizer, chat_template)
-    encoded = _encode_pairs([(prompt, [completion]) for prompt, completion in pairs], tokenizer)
+    encoded = encode_answers(examples, tokenizer, chat_template)
     rows = []
-    for prompt, (continuation,) in encoded:
-        completion = _close(continuation, tokenizer)
+    for prompt, completion in encoded:
         mask = [0] * len(prompt) + [1] * len(completion)
         if len(prompt) < max_length:
             ids = prompt + completion
@@ -127,9 +134,9 @@ def _pairs(
     examples: Examples, tokenizer: PreTrainedTokenizerBase, chat_template: str | None
 ) -> list[tuple[str, str]]:
     """Each row's prompt and completion as texts whose concatenation the model is to see."""
-    rows = zip(examples.rows["prompt"], examples.rows["completion"], strict=True)
     if examples.kind == "messages":
-        return [render_chat(prompt, completion, tokenizer, chat_template) for prompt, completion in rows]
+        return render_chats(examples, tokenizer, chat_template)
+    rows = zip(examples.rows["prompt"], examples.rows["completion"], strict=True)
     moved = (_move_spaces(prompt, [completion]) for prompt, completion in rows)
     return [(prompt, completion) for prompt, (completion,) in moved]
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,7 +41,7 @@ def evaluate(
             window = max_length or min(length, _TEXT_WINDOW)
             return text_loss(model, tokenizer, examples, batch_size, window, limit)
         if limit is not None:
-            examples = replace(examples, rows=examples.rows.select(spread(len(examples.rows), limit)))
+            examples = examples.select(spread(len(examples.rows), limit))
         if examples.has_choices:
             return [choice_accuracy(model, tokenizer, examples, batch_size, length)]
         return [

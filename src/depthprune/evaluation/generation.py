@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from depthprune.data.batches import token_batches
 from depthprune.data.examples import Examples
-from depthprune.data.tokens import encode_prompts
+from depthprune.data.tokens import encode_answers
 from depthprune.evaluation.logprobs import BATCH_ROW
 from depthprune.evaluation.measurement import Measurement, mean_and_stderr
 from depthprune.evaluation.progress import with_progress
@@ -31,11 +31,18 @@ def completion_overlap(
     max_new_tokens: int,
     chat_template: str | None = None,
 ) -> list[Measurement]:
-    """`text_overlap` of what greedy decoding writes with the completions, each the mean over the rows."""
-    prompts = encode_prompts(examples, tokenizer, chat_template)
-    written = generate(model, tokenizer, prompts, batch_size, length, max_new_tokens)
+    """`text_overlap` of what greedy decoding writes with the completions, each the mean over the rows.
+
+    Both are decoded from tokens, the completions from those that training learns: a chat template may write
+    more of an answer than its content.
+    """
+    encoded = encode_answers(examples, tokenizer, chat_template)
+    written = generate(
+        model, tokenizer, [prompt for prompt, _ in encoded], batch_size, length, max_new_tokens
+    )
+    wanted = [str(tokenizer.decode(ids, skip_special_tokens=True)) for _, ids in encoded]
     measured = []
-    for metric, row_values in text_overlap(written, list(examples.rows["completion"])).items():
+    for metric, row_values in text_overlap(written, wanted).items():
         value, stderr = mean_and_stderr(row_values)
         measured.append(Measurement(examples.name, metric, value, len(row_values), stderr))
     return measured

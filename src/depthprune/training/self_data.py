@@ -41,8 +41,9 @@ def write_answers(
     """Lets `model` answer every prompt → `path`, and says in a line what it wrote.
 
     `prompts` are the tokens of those of `examples`. `path` holds JSON lines in their order: the columns of
-    the user's own rows, and `row` (the place there), `input_ids`, `completion_mask`, and `finished`, false
-    where the length ended the answer. Prompt and answer share `length` tokens. Blank answers are left out.
+    the user's own rows (calls of tools as the text that the template makes of them), and `row` (the place
+    there), `input_ids`, `completion_mask`, and `finished`, false where the length ended the answer. Prompt
+    and answer share `length` tokens. Blank answers are left out.
     Batches go to `partial` as they come: a call that was killed goes on with the next one.
 
     Raises:
@@ -113,11 +114,12 @@ def _row(
         if whole.startswith(before)
         else tokenizer.decode(answer, skip_special_tokens=True)
     )
-    asked = examples.rows[i]["prompt"]
+    own = examples.rows[i]
     if examples.kind == "messages":
-        columns = {"messages": [*asked, {"role": "assistant", "content": text}]}
+        beside = {name: own[name] for name in ("tools", "chat_template_kwargs") if own.get(name)}
+        columns = {"messages": [*own["prompt"], {"role": "assistant", "content": text}], **beside}
     else:
-        columns = {"prompt": asked, "completion": text}
+        columns = {"prompt": own["prompt"], "completion": text}
     return {
         "row": i,
         **columns,
