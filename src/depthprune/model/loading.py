@@ -1,6 +1,5 @@
 """Loading models, configs and tokenizers, with the user's mistakes said in one line."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +19,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from depthprune.errors import UserError
+from depthprune.model.config_file import MOST_LAYERS, check_counts, check_no_adapter, read_config_file
+from depthprune.model.depth_config import num_layers
 from depthprune.model.shards import read_shards
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
@@ -39,10 +41,15 @@ def load_config(path_or_id: str | Path, trust_remote_code: bool = False) -> Pret
     Raises UserError where there is no such folder, no config.json in it, or another kind of model.
     """
     if (folder := local_folder(path_or_id)) is not None:
-        _check_config_file(folder)
+        read_config_file(folder)
+        check_no_adapter(folder)
     with explained(f"{path_or_id}: its config cannot be loaded"):
+        if folder is None:
+            _check_hub_id(str(path_or_id))
         config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
     _check_decoder_only(path_or_id, config)
+    if not 1 <= num_layers(config) <= MOST_LAYERS:
+        raise UserError(f"{path_or_id}: its config says that it has {num_layers(config)} layers: correct it")
     return config
 
 
@@ -136,18 +143,14 @@ def one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _check_config_file(folder: Path) -> None:
-    path = folder / "config.json"
-    if not path.is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise UserError(f"{folder} is a LoRA adapter: merge it into its base model first")
-        raise UserError(f"{folder} has no config.json: name a Hugging Face model folder")
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): copy or download it again") from None
-    if not isinstance(found, dict) or "model_type" not in found:
-        raise UserError(f"{path} has no model_type: name a Hugging Face model folder")
+def _check_hub_id(model_id: str) -> None:
+    """What a folder is checked for, for the files that the hub has."""
+    found, _ = PretrainedConfig.get_config_dict(model_id)
+    check_counts(found, model_id)
+    if find_adapter_config_file(model_id) is not None:
+        raise UserError(
+            f"{model_id} has an adapter (adapter_config.json): merge it into its base model, and name that"
+        )
 
 
 def _check_decoder_only(path_or_id: str | Path, config: PretrainedConfig) -> None:

@@ -3,10 +3,15 @@
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from depthprune.model.loading import explained
+
 
 def skeleton(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model of a config on the meta device: every module and shape, no memory."""
-    with torch.device("meta"):
+    """The model of a config on the meta device: every module and shape, no memory.
+
+    Raises UserError where transformers makes no model of these numbers.
+    """
+    with explained(f"no model can be made of this {config.model_type} config"), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
