@@ -4,7 +4,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.exceptions import TyperException
@@ -44,7 +44,7 @@ ChatTemplate = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
 ]
-
+Until = Literal["score", "select", "prune", "train", "evaluate"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
 
 
@@ -61,9 +61,7 @@ def run(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also tune the whole model, the fair control.")
     ] = False,
-    until: Annotated[
-        str, typer.Option(help="End after score, select, prune, train or evaluate.")
-    ] = "evaluate",
+    until: Annotated[Until, typer.Option(help="End after this stage.")] = "evaluate",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, its cost and the disk it needs.")
     ] = False,
