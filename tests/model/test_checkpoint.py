@@ -61,7 +61,7 @@ def test_a_sharded_result_has_an_index_and_passes_the_gate(tmp_path):
 
 def test_small_files_come_along_and_the_card_and_other_weights_do_not(tmp_path):
     whole = tmp_path / "whole"
-    tiny_model().save_pretrained(whole)
+    tiny_model(vocab_size=len(tiny_tokenizer())).save_pretrained(whole)
     tiny_tokenizer().save_pretrained(whole)
     for name in ("README.md", "pytorch_model.bin", "chat_template.jinja"):
         (whole / name).write_text("x")

@@ -39,7 +39,7 @@ def rewrite(folder: Path, without=(), **changes) -> None:
 
 def hub_style(folder: Path, scaling: dict | None = None) -> Path:
     """A Llama whose config is as on the hub: in transformers 4's fields, in an order of its own."""
-    tiny_model().to(torch.bfloat16).save_pretrained(folder)
+    tiny_model(vocab_size=len(tiny_tokenizer())).to(torch.bfloat16).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     rewrite(
         folder,

@@ -155,7 +155,7 @@ def test_adapters_are_to_be_merged_first(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_saved_is_what_was_in_memory(dtype, tmp_path):
-    model = remove_layers(tiny_model("mixtral").to(dtype), [1, 2])
+    model = remove_layers(tiny_model("mixtral", vocab_size=len(tiny_tokenizer())).to(dtype), [1, 2])
     model.train()
     model.config.use_cache = False
     state = torch.random.get_rng_state()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from depthprune.data.vocabulary import refuse_tokens_beyond
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers, is_peft, unwrap
 from depthprune.model.base_config import part_of, untied
@@ -43,7 +44,9 @@ def verify(folder: str | Path, trust_remote_code: bool = False) -> None:
         if fault := running_fault(model):
             raise UserError(f"{folder}: {fault}")
     if has_tokenizer(folder):
-        load_tokenizer(folder)
+        embedding: Any = model.get_input_embeddings()
+        rows = embedding.weight.shape[0]
+        refuse_tokens_beyond(load_tokenizer(folder, trust_remote_code), rows, str(folder))
     plan = folder / "depthprune" / "plan.json"
     if plan.is_file():
         kept = json.loads(plan.read_text())["kept"]

@@ -1,5 +1,6 @@
 """What a run reads, loaded and checked before anything is computed or written."""
 
+import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from depthprune.data.chat import load_chat_template
 from depthprune.data.examples import Examples, load_examples
 from depthprune.data.split import split_off
 from depthprune.data.tokens import encode
+from depthprune.data.vocabulary import check_tokens, note_of, pad_within
 from depthprune.errors import UserError
 from depthprune.importance.igia import Igia
 from depthprune.model.anatomy import decoder_layers, parameters_per_layer
@@ -24,6 +26,8 @@ from depthprune.recipe.recipe import Recipe
 from depthprune.selection import Explicit, KeepAll, Plan, Sizes
 from depthprune.training import FineTuning
 from depthprune.training.self_data import check_prompts
+
+log = logging.getLogger("depthprune")
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,21 @@ def load_inputs(recipe: Recipe) -> Inputs:
         else None,
         load_chat_template(recipe.chat_template) if recipe.chat_template else None,
     )
+    _check_vocabulary(inputs)
     _try(inputs)
     return inputs
+
+
+def _check_vocabulary(inputs: Inputs) -> None:
+    """Refuses rows whose tokens the model has no embedding for; a pad token alone is replaced in memory."""
+    embedding: Any = inputs.skeleton.get_input_embeddings()  # type: ignore[operator]
+    rows = embedding.weight.shape[0]
+    pad_within(inputs.tokenizer, rows)
+    given = {id(one): one for one in (inputs.train, inputs.calibration, *inputs.evals) if one is not None}
+    for examples in given.values():
+        check_tokens(examples, inputs.tokenizer, rows, inputs.chat_template)
+    if note := note_of(inputs.tokenizer, rows):
+        log.warning("%s: %s", inputs.recipe.model, note)
 
 
 def _datasets(recipe: Recipe) -> tuple[Examples | None, tuple[Examples, ...]]:

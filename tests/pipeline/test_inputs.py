@@ -1,0 +1,48 @@
+import logging
+
+import pytest
+from runs import model_folder, recipe, rows, write_jsonl
+from tiny_tokenizer import tiny_tokenizer
+
+from depthprune import UserError, run, verify
+
+
+def grown(folder, **special):
+    """A model whose tokenizer has a token that its embedding does not."""
+    model_folder(folder, pad=False)
+    tokenizer = tiny_tokenizer(pad=False)
+    tokenizer.add_special_tokens(special) if special else tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("option", ["train", "eval", "calibration"])
+def test_a_token_without_a_row_of_the_embedding_stops_a_run_before_it_begins(tmp_path, option):
+    made = recipe(tmp_path)  # the data
+    model, given = grown(tmp_path / "grown"), rows(40)
+    given[7]["prompt"] += " <tool>"
+    path = str(write_jsonl(tmp_path / "tool.jsonl", given))
+    chosen = recipe(tmp_path, model=model, **{option: (path,) if option == "eval" else path})
+    with pytest.raises(UserError, match=r"tool\.jsonl row 8: holds '<tool>'"):
+        run(chosen, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert made.model != model
+
+
+def test_a_token_that_no_row_holds_is_said_and_found_by_verify(tmp_path, caplog):
+    recipe(tmp_path)
+    model = grown(tmp_path / "grown")
+    with caplog.at_level(logging.WARNING, "depthprune"):
+        run(recipe(tmp_path, "random", model=model, **{"training.method": "none"}), tmp_path / "out")
+    assert "'<tool>'" in caplog.text and "no row of the data holds one" in caplog.text
+    with pytest.raises(UserError, match="'<tool>'"):
+        verify(tmp_path / "out")
+
+
+def test_a_pad_token_without_a_row_of_the_embedding_is_none_of_the_run_s(tmp_path):
+    recipe(tmp_path)
+    model = grown(tmp_path / "grown", pad_token="<pad>")
+    folder = run(recipe(tmp_path, model=model), tmp_path / "out")
+    verify(folder)
+    saved = (folder / "tokenizer_config.json").read_text()
+    assert saved == (tmp_path / "grown" / "tokenizer_config.json").read_text()
