@@ -143,3 +143,54 @@ def test_what_lies_in_the_output_is_left_alone(tmp_path):
 def test_a_family_whose_config_cannot_say_it_is_refused(tmp_path):
     tiny_model("diffllama").save_pretrained(tmp_path / "whole")
     assert "layers that could go: 5" in refused(tmp_path / "whole", [1], tmp_path / "files")
+
+
+@pytest.mark.parametrize(
+    "missing", ["lm_head.weight", "model.norm.weight", "model.layers.4.mlp.up_proj.weight"]
+)
+def test_a_checkpoint_without_one_of_its_weights_is_refused(tmp_path, missing):
+    tiny_model().save_pretrained(tmp_path / "whole")
+    found = tensors(tmp_path / "whole")
+    del found[missing]
+    save_file(found, tmp_path / "whole" / "model.safetensors", {"format": "pt"})
+    assert f"{missing} is missing" in refused(tmp_path / "whole", [1], tmp_path / "files")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole"]
+
+
+def test_a_checkpoint_of_other_shapes_is_refused(tmp_path):
+    tiny_model(intermediate_size=64).save_pretrained(tmp_path / "whole")
+    tiny_model().config.save_pretrained(tmp_path / "whole")
+    assert "has another shape" in refused(tmp_path / "whole", [1], tmp_path / "files")
+
+
+def test_a_tied_checkpoint_needs_no_head(tmp_path):
+    tiny_model(tie_word_embeddings=True).save_pretrained(tmp_path / "whole")
+    assert "lm_head.weight" not in tensors(tmp_path / "whole")
+    prune_files(tmp_path / "whole", [1], tmp_path / "files")
+    verify(tmp_path / "files")
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class OwnConfig(LlamaConfig):
+    model_type = "of-its-own"
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_a_model_with_its_own_code(tmp_path):
+    whole = tmp_path / "whole"
+    tiny_model().save_pretrained(whole)
+    (whole / "own.py").write_text(CODE)
+    config = json.loads((whole / "config.json").read_text())
+    code = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (whole / "config.json").write_text(json.dumps(config | {"model_type": "of-its-own", "auto_map": code}))
+    assert "--trust-remote-code" in refused(whole, [1], tmp_path / "files")
+    prune_files(whole, [1], tmp_path / "files", trust_remote_code=True)
+    assert load_model(tmp_path / "files", trust_remote_code=True).config.num_hidden_layers == 5
+    verify(tmp_path / "files", trust_remote_code=True)
+    with pytest.raises(UserError, match="--trust-remote-code"):
+        verify(tmp_path / "files")

@@ -127,6 +127,7 @@ def prune(
     model: Annotated[Path, typer.Option(help="Model folder.")],
     remove: Annotated[str, typer.Option(help="The layers that go: 18-30, or 1,3,5-7.")],
     output: Output,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Remove layers from a checkpoint's files: no model is loaded, the result is a standard one."""
     from depthprune.selection import parse_layers
@@ -192,11 +193,14 @@ def evaluate(
 
 
 @app.command()
-def verify(folder: Annotated[Path, typer.Argument(help="Model or run folder.")]) -> None:
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
     """Check that a model folder is whole: it reloads, its cache is right, it generates."""
     from depthprune.model.verify import verify as check
 
-    check(folder)
+    check(folder, trust_remote_code)
     name = terminal.one_line(str(folder))
     typer.echo(f"{name}: whole; it loads, its cached and uncached logits agree, and it generates")
 

@@ -17,7 +17,9 @@ from depthprune.model.base_config import edited_config, state_untied
 from depthprune.model.base_files import copy_other_files
 from depthprune.model.depth_config import num_layers
 from depthprune.model.engine_fields import pattern_notes
+from depthprune.model.fits import check_fits
 from depthprune.model.loading import load_config, local_folder
+from depthprune.model.quantised_layers import Renumbering, mended_files, module_names
 from depthprune.model.saving import write_config
 from depthprune.model.shards import INDEX, SINGLE, Shard, read_shards
 from depthprune.model.skeleton import skeleton
@@ -28,7 +30,9 @@ log = logging.getLogger(__name__)
 COPY_BYTES = 16 * 2**20
 
 
-def prune_files(model_dir: str | Path, layers: Sequence[int], output: str | Path) -> None:
+def prune_files(
+    model_dir: str | Path, layers: Sequence[int], output: str | Path, trust_remote_code: bool = False
+) -> None:
     """Writes the checkpoint in `model_dir` without `layers` (original indices) to the new folder `output`.
 
     Tensors are copied byte by byte from shard to shard: no model in memory, any dtype. The tokenizer and the
@@ -40,15 +44,18 @@ def prune_files(model_dir: str | Path, layers: Sequence[int], output: str | Path
         raise UserError(f"{model_dir} is not a folder: download the model first to prune its files")
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty: name a new folder")
-    config = load_config(folder)
+    config = load_config(folder, trust_remote_code)
     shards = read_shards(folder)
-    change = shallower(config, layers)
+    change = shallower(config, layers, trust_remote_code=trust_remote_code)
     if change.packed:
         raise UserError(
             f"{config.model_type} packs all layers into {next(iter(change.packed))}: load it to prune it"
         )
-    whole = skeleton(config)
+    whole = skeleton(config, trust_remote_code)
     prefix = stored_prefix(shards, layers_path(whole), num_layers(config), folder)
+    check_fits(folder, whole, shards, trust_remote_code)
+    renumbering = _renumbering(shards, whole, prefix, change.kept)
+    mended_files(folder, renumbering)  # refuses now what it would refuse below
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as staging:
         written = Path(staging) / "model"
@@ -56,6 +63,9 @@ def prune_files(model_dir: str | Path, layers: Sequence[int], output: str | Path
         _write_shards(shards, prefix, change.kept, written)
         copy_other_files(folder, written)
         _write_config(folder, config, change, _unties(shards, whole), written)
+        for name, content in mended_files(written, renumbering).items():
+            (written / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        _check_depth(folder, written, len(change.kept), trust_remote_code)
         if output.exists():
             output.rmdir()
         written.replace(output)
@@ -152,9 +162,20 @@ def _write_config(
     if untied:
         state_untied(written, change.config)
     write_config(output, written)
-    reread = load_config(output)
-    if num_layers(reread) != len(change.kept):
-        raise UserError(f"{folder / 'config.json'} cannot say that {len(change.kept)} layers remain")
+
+
+def _check_depth(folder: Path, written: Path, depth: int, trust_remote_code: bool) -> None:
+    if num_layers(load_config(written, trust_remote_code)) != depth:
+        raise UserError(f"{folder / 'config.json'} cannot say that {depth} layers remain")
+
+
+def _renumbering(
+    shards: Sequence[Shard], whole: PreTrainedModel, prefix: str, kept: Sequence[int]
+) -> Renumbering:
+    """What the layers' modules were called, in memory and on disk, and which of them stay."""
+    modules = [name for name, _ in whole.named_modules()]
+    names = module_names(modules, [name for shard in shards for name in shard.tensors])
+    return Renumbering(names, tuple(dict.fromkeys([prefix, f"{layers_path(whole)}."])), tuple(kept))
 
 
 def _unties(shards: Sequence[Shard], whole: PreTrainedModel) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -41,11 +42,12 @@ def load_config(path_or_id: str | Path, trust_remote_code: bool = False) -> Pret
     Raises UserError where there is no such folder, no config.json in it, or another kind of model.
     """
     if (folder := local_folder(path_or_id)) is not None:
-        read_config_file(folder)
+        found = read_config_file(folder)
         check_no_adapter(folder)
     with explained(f"{path_or_id}: its config cannot be loaded"):
         if folder is None:
-            _check_hub_id(str(path_or_id))
+            found = _check_hub_id(str(path_or_id))
+        _check_code(path_or_id, found, trust_remote_code)
         config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
     _check_decoder_only(path_or_id, config)
     if not 1 <= num_layers(config) <= MOST_LAYERS:
@@ -143,14 +145,28 @@ def one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _check_hub_id(model_id: str) -> None:
-    """What a folder is checked for, for the files that the hub has."""
+def _check_code(path_or_id: str | Path, config: dict[str, Any], trusted: bool) -> None:
+    """Raises UserError where only code that comes with the model can read its config."""
+    if (
+        not trusted
+        and "AutoConfig" in (config.get("auto_map") or {})
+        and config["model_type"] not in CONFIG_MAPPING
+    ):
+        raise UserError(
+            f"{path_or_id} comes with code of its own for {config['model_type']!r:.100}: read it, then "
+            "allow it with --trust-remote-code"
+        )
+
+
+def _check_hub_id(model_id: str) -> dict[str, Any]:
+    """The config of a model on the hub; raises UserError as a folder is refused."""
     found, _ = PretrainedConfig.get_config_dict(model_id)
     check_counts(found, model_id)
     if find_adapter_config_file(model_id) is not None:
         raise UserError(
             f"{model_id} has an adapter (adapter_config.json): merge it into its base model, and name that"
         )
+    return found
 
 
 def _check_decoder_only(path_or_id: str | Path, config: PretrainedConfig) -> None:
