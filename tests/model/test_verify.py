@@ -5,15 +5,17 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_batch, tiny_model
+from tiny import FAMILIES, tiny_batch, tiny_model
 from tiny_tokenizer import tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers
+from depthprune.model.casting import cast_weights
 from depthprune.model.surgery import remove_layers
 from depthprune.model.verify import (
     GateError,
+    buffer_fault,
     logits_fault,
     save_verified,
     tensor_fault,
@@ -100,7 +102,7 @@ def test_a_plan_that_keeps_another_number_of_layers_is_caught(saved):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_wrong_layer_idx_in_memory_is_caught_and_nothing_is_written(dtype, tmp_path):
-    model = tiny_model().to(dtype)
+    model = cast_weights(tiny_model(), dtype)
     decoder_layers(model)[3].self_attn.layer_idx = 2
     with pytest.raises(GateError, match="KV cache"):
         save_verified(model, None, tmp_path / "model")
@@ -145,6 +147,61 @@ def test_models_that_compute_otherwise_are_told_apart():
     assert "differ on reload" in logits_fault(model, reloaded)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "family", ["llama", "gemma3_text", "phi3", "olmo3", "falcon", "gpt_oss", "deepseek_v3"]
+)
+def test_rotary_frequencies_in_bfloat16_are_caught(family, dtype, tmp_path):
+    model = cast_weights(tiny_model(family), dtype)
+    names = [name for name, _ in model.named_buffers() if name.endswith("inv_freq")]
+    rounded = next(name for name in names if "original" not in name)
+    buffer = model.get_buffer(rounded)
+    buffer.copy_(buffer.bfloat16())
+    with pytest.raises(GateError, match=f"{rounded} is not what loading computes|logits differ on reload"):
+        save_verified(model, None, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "deepseek_v3"])
+def test_a_model_that_was_cast_with_its_buffers_is_caught(family, tmp_path):
+    with pytest.raises(GateError, match=r"logits differ on reload|inv_freq is not what loading computes"):
+        save_verified(tiny_model(family).to(torch.bfloat16), None, tmp_path / "model")
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2", "gemma3_text"])
+def test_an_embedding_scale_in_bfloat16_is_caught(family, tmp_path):
+    model = tiny_model(family)
+    scale = model.model.embed_tokens.embed_scale
+    scale.copy_(scale.bfloat16())
+    with pytest.raises(GateError, match="logits differ on reload"):
+        save_verified(model, None, tmp_path / "model")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("family", "factor"), [("granite", "embedding_multiplier"), ("gemma2", "embed_scale")]
+)
+def test_a_factor_that_is_off_by_a_rounding_is_caught(family, factor, dtype, tmp_path):
+    model = cast_weights(tiny_model(family, **{factor: 12.0} if family == "granite" else {}), dtype)
+    if family == "granite":
+        model.model.embedding_multiplier *= 1 + 2**-8
+    else:
+        model.model.embed_tokens.embed_scale.mul_(1 + 2**-7)
+    with pytest.raises(GateError, match="logits differ on reload"):
+        save_verified(model, None, tmp_path / "model")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_equal_weights_the_logits_on_reload_are_bit_equal(family, dtype, tmp_path):
+    model = cast_weights(tiny_model(family), dtype)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert tensor_fault(model, again) is None
+    assert logits_fault(model, again) is None
+    assert buffer_fault(model, again) is None
+
+
 def test_adapters_are_to_be_merged_first(tmp_path):
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(tiny_model(), peft.LoraConfig(target_modules=["q_proj"]))
@@ -155,7 +212,8 @@ def test_adapters_are_to_be_merged_first(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_saved_is_what_was_in_memory(dtype, tmp_path):
-    model = remove_layers(tiny_model("mixtral", vocab_size=len(tiny_tokenizer())).to(dtype), [1, 2])
+    mixtral = tiny_model("mixtral", vocab_size=len(tiny_tokenizer()))
+    model = remove_layers(cast_weights(mixtral, dtype), [1, 2])
     model.train()
     model.config.use_cache = False
     state = torch.random.get_rng_state()

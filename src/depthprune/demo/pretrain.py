@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from depthprune.demo.text import Document, documents, plain_text
 from depthprune.demo.tokenizer import CONTEXT, train_tokenizer
+from depthprune.model.casting import cast_weights
 
 LAYERS = 12
 BATCH_SIZE = 8
@@ -117,7 +118,7 @@ def pretrain(output: Path, steps: int, seed: int) -> None:
     tokenizer = train_tokenizer(plain_text(document) for document in sample)
     model = build_model(tokenizer)
     train(model, tokenizer, steps, seed + 1)
-    model.bfloat16().save_pretrained(output)
+    cast_weights(model, torch.bfloat16).save_pretrained(output)
     tokenizer.save_pretrained(output)
 
 

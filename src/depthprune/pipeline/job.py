@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from depthprune.model.casting import cast_weights
 from depthprune.model.loading import load_model
 from depthprune.model.saving import read_base
 from depthprune.model.skeleton import checkpoint_dtype
@@ -59,4 +60,4 @@ class Job:
         shutil.rmtree(checkpoint, ignore_errors=True)
         template = self.inputs.chat_template if stage in TUNES else None
         base = read_base(str(self.recipe.model), self.recipe.trust_remote_code, template)
-        save_verified(model.to(self.dtype), None, checkpoint, base)
+        save_verified(cast_weights(model, self.dtype), None, checkpoint, base)
