@@ -15,9 +15,10 @@ from depthprune.errors import UserError
 from depthprune.model.base_config import as_json
 from depthprune.model.base_files import other_files, set_chat_template
 from depthprune.model.checkpoint import prune_files
+from depthprune.model.faults import tensor_fault
 from depthprune.model.loading import load_model
 from depthprune.model.surgery import remove_layers
-from depthprune.model.verify import save_pruned, tensor_fault, verify
+from depthprune.model.verify import save_pruned, verify
 
 LLAMA3 = {
     "rope_type": "llama3",

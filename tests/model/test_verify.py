@@ -12,13 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers
 from depthprune.model.casting import cast_weights
+from depthprune.model.faults import buffer_fault, logits_fault, tensor_fault
 from depthprune.model.surgery import remove_layers
 from depthprune.model.verify import (
     GateError,
-    buffer_fault,
-    logits_fault,
     save_verified,
-    tensor_fault,
     verify,
 )
 
