@@ -1,4 +1,5 @@
 import json
+import logging
 from pathlib import Path
 
 import datasets
@@ -44,6 +45,37 @@ def test_folder_and_its_splits(tmp_path):
     assert load_examples(tmp_path).rows["text"][:] == ["train"]
     assert load_examples(f"{tmp_path}:test").rows["text"][:] == ["test"]
     assert load_examples(tmp_path, split="test").rows["text"][:] == ["test"]
+
+
+def test_splits_under_the_keys_of_a_file(tmp_path):
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps({"train": [{"text": "train"}], "test": [{"text": "test"}]}))
+    assert load_examples(path).rows["text"][:] == ["train"]
+    assert load_examples(f"{path}:test").rows["text"][:] == ["test"]
+    assert load_examples(path, preferred=("test", "train")).rows["text"][:] == ["test"]
+
+
+def test_what_is_not_used_is_said(tmp_path, caplog):
+    path = write(tmp_path / "a.jsonl", {"content": "t", "url": "u"})
+    with caplog.at_level(logging.INFO, "depthprune"):
+        load_examples(path)
+    assert caplog.messages == [f"{path}: `content` is read as the text", f"{path}: columns not used: `url`"]
+
+
+def test_chats_of_unlike_shapes_stay_as_they_are(tmp_path):
+    asked = {"role": "user", "content": "u", "name": "Ann"}
+    calls = [
+        {"function": {"name": "f", "arguments": arguments}}
+        for arguments in ({"a": 1, "b": None}, {"a": [{}]}, {})
+    ]
+    rows = [{"messages": [asked, {"role": "assistant", "tool_calls": [call]}]} for call in calls]
+    rows[1]["tools"] = [{"type": "function", "function": {"name": "f", "strict": True}}]
+    loaded = load_examples(write(tmp_path / "a.jsonl", *rows))
+    assert [[*row["prompt"], *row["completion"]] for row in loaded.rows] == [row["messages"] for row in rows]
+    assert loaded.rows["tools"][:] == [None, rows[1]["tools"], None]
+    part = loaded.select([2, 1])
+    assert part.place(0) == f"{tmp_path / 'a.jsonl'} line 3"
+    assert part.rows[1] == loaded.rows[1]
 
 
 def test_saved_datasets(tmp_path):

@@ -1,11 +1,14 @@
+import bz2
+import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depthprune.data.files import read_file, read_folder
+from depthprune.data.files import read_file
 from depthprune.errors import UserError
 
 ROWS = [
@@ -68,6 +71,11 @@ def test_csv_field_longer_than_pythons_own_limit(tmp_path):
         ("a.csv", b'prompt,completion\na,"b\n', "not valid CSV"),
         ("a.parquet", b"PAR1 torn", "not a readable Parquet file"),
         ("a.txt", b"caf\xe9", "not UTF-8 text"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "caf\xe9"}\n', "a.jsonl line 2: not UTF-8 text"),
+        ("a.csv", "text\nx".encode("utf-16"), "UTF-16 text; save the file as UTF-8"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl line 1: not valid JSON"),
+        ("a.json", b'{"text": "x"}\n{"text": }\n', "a.json line 2: not valid JSON"),
+        ("a.jsonl.gz", b'{"text": "x"}\n', "a.jsonl.gz: cannot be read"),
     ],
 )
 def test_unreadable_files_are_named(tmp_path, name, content, message):
@@ -77,24 +85,55 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_folder_never_mixes_the_test_set_into_the_training_set(tmp_path):
-    for name in ("train-00000.jsonl", "train-00001.jsonl", "test.jsonl", "README.md"):
-        (tmp_path / name).write_text(json.dumps({"text": name}))
-    assert [row["text"] for _, row in read_folder(tmp_path, None)] == [
-        "train-00000.jsonl",
-        "train-00001.jsonl",
-    ]
-    assert [row["text"] for _, row in read_folder(tmp_path, "test")] == ["test.jsonl"]
-    with pytest.raises(UserError, match=r"no file of the split 'validation' \(there: test, train\)"):
-        list(read_folder(tmp_path, "validation"))
+@pytest.mark.parametrize("opener", [gzip.open, bz2.open, lzma.open, "zstd", "lz4"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_compressed_files_give_the_same_rows(tmp_path, opener, suffix):
+    plain = write(tmp_path / f"data{suffix}")
+    ends = {gzip.open: ".gz", bz2.open: ".bz2", lzma.open: ".xz", "zstd": ".zst", "lz4": ".lz4"}
+    path = plain.with_name(plain.name + ends[opener])
+    if isinstance(opener, str):
+        with pa.CompressedOutputStream(str(path), opener) as stream:
+            stream.write(plain.read_bytes())
+    else:
+        with opener(path, "wb") as stream:
+            stream.write(plain.read_bytes())
+    assert [row for _, row in read_file(path)] == ROWS
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(
+        UserError, match=r"damaged or cut off|cannot be read|not a readable|not valid"
+    ) as error:
+        list(read_file(path))
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_folder_without_split_names_is_read_whole(tmp_path):
-    for name in ("b.txt", "a.txt"):
-        (tmp_path / name).write_text(name)
-    assert [row["text"] for _, row in read_folder(tmp_path, None)] == ["a.txt", "b.txt"]
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv"])
+def test_byte_order_marks_and_line_ends_of_windows(tmp_path, suffix):
+    path = tmp_path / f"data{suffix}"
+    mark = "\t" if suffix == ".tsv" else ","
+    content = f'prompt{mark}completion\r\n"a, b"{mark}c\r\n'
+    if "json" in suffix:
+        content = '{"prompt": "a, b", "completion": "c"}\r\n'
+    path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert [row for _, row in read_file(path)] == [{"prompt": "a, b", "completion": "c"}]
 
 
-def test_folder_without_data(tmp_path):
-    with pytest.raises(UserError, match="no data file"):
-        list(read_folder(tmp_path, None))
+def test_arrow_files_in_both_formats(tmp_path):
+    table = pa.Table.from_pylist(ROWS)
+    for opened in (pa.ipc.new_stream, pa.ipc.new_file):
+        with opened(str(tmp_path / "a.arrow"), table.schema) as writer:
+            writer.write_table(table)
+        assert [row for _, row in read_file(tmp_path / "a.arrow")] == ROWS
+    (tmp_path / "a.arrow").write_bytes(b"torn")
+    with pytest.raises(UserError, match="not a readable Arrow file"):
+        list(read_file(tmp_path / "a.arrow"))
+
+
+def test_a_typed_table_gives_no_object_the_keys_of_another(tmp_path):
+    calls = [{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {"b": 2}}]
+    path = write(tmp_path / "a.parquet", [{"calls": [call], "id": None} for call in calls])
+    assert [row for _, row in read_file(path)] == [{"calls": [call], "id": None} for call in calls]
+
+
+def test_a_file_that_may_not_be_read(tmp_path):
+    with pytest.raises(UserError, match=r"a\.jsonl: cannot be read"):
+        list(read_file(tmp_path / "a.jsonl"))

@@ -2,7 +2,7 @@ import datasets
 import pytest
 
 from depthprune.data.examples import Examples
-from depthprune.data.split import split_off, spread
+from depthprune.data.split import rows_in_both, split_off, spread
 from depthprune.errors import UserError
 
 
@@ -51,3 +51,21 @@ def test_too_few_rows(values, size):
 def test_spread_reaches_from_end_to_end():
     assert spread(10, 5) == [0, 2, 4, 6, 8]
     assert spread(3, 5) == [0, 1, 2]
+
+
+def test_rows_in_both_are_counted_but_for_white_space():
+    assert rows_in_both(texts(["a b", "c"]), texts(["a  b\n", "d", "c", "c"])) == 3
+    answers = {"prompt": ["p ", "q"], "completion": ["c", "d"]}
+    moved = {"prompt": ["p", "q", "p"], "completion": [" c", "e", "c"], "choices": [["a", "b"]] * 3}
+    pairs = [
+        Examples("x", "x", "prompt-completion", datasets.Dataset.from_dict(columns))
+        for columns in (answers, moved)
+    ]
+    assert rows_in_both(*pairs) == 1
+    assert rows_in_both(pairs[0], texts(["p c", "qd"])) == 2
+    asked, said = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
+    chats = [
+        Examples("x", "x", "messages", datasets.Dataset.from_list([{"prompt": [one], "completion": [said]}]))
+        for one in (asked, dict(reversed(asked.items())), said)
+    ]
+    assert [rows_in_both(chats[0], other) for other in chats] == [1, 1, 0]

@@ -5,6 +5,7 @@ from runs import model_folder, recipe, rows, write_jsonl
 from tiny_tokenizer import tiny_tokenizer
 
 from depthprune import UserError, run, verify
+from depthprune.pipeline.inputs import load_inputs
 
 
 def grown(folder, **special):
@@ -46,3 +47,20 @@ def test_a_pad_token_without_a_row_of_the_embedding_is_none_of_the_run_s(tmp_pat
     verify(folder)
     saved = (folder / "tokenizer_config.json").read_text()
     assert saved == (tmp_path / "grown" / "tokenizer_config.json").read_text()
+
+
+def test_rows_that_are_trained_and_measured_on_are_said_with_their_share(tmp_path, caplog):
+    recipe(tmp_path)
+    write_jsonl(tmp_path / "test.jsonl", [*rows(64)[:4], *rows(12, seed=9)])
+    with caplog.at_level(logging.WARNING, "depthprune"):
+        load_inputs(recipe(tmp_path))
+    assert "test.jsonl: 4 of 16 rows (25.0 %) stand in" in caplog.text
+
+
+def test_a_folder_is_trained_on_its_train_split_and_measured_on_its_test_split(tmp_path):
+    recipe(tmp_path)
+    (tmp_path / "sets").mkdir()
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / name).rename(tmp_path / "sets" / name)
+    inputs = load_inputs(recipe(tmp_path, train=f"{tmp_path}/sets", eval=(f"{tmp_path}/sets",)))
+    assert (len(inputs.train.rows), len(inputs.evals[0].rows)) == (64, 16)

@@ -9,8 +9,12 @@ from typing import Any
 
 import datasets
 
-from depthprune.data.files import READERS, Record, read_file, read_folder, without_nulls
+from depthprune.data.files import Record, format_of, read_file
+from depthprune.data.folders import read_folder
 from depthprune.data.rows import Checked, Kind, check_rows
+from depthprune.data.splits import FOR_TRAINING
+from depthprune.data.streams import uncompressed_name
+from depthprune.data.tables import is_saved, read_hub, read_saved
 from depthprune.errors import UserError
 
 logger = logging.getLogger("depthprune")
@@ -55,18 +59,20 @@ class Examples:
         return self.places[i] if self.places else f"{self.source} row {i + 1}"
 
 
-def load_examples(source: str | Path, split: str | None = None) -> Examples:
+def load_examples(
+    source: str | Path, split: str | None = None, preferred: tuple[str, ...] = FOR_TRAINING
+) -> Examples:
     """Reads and checks every row of `source`.
 
-    `source`: a `.jsonl`, `.json`, `.csv`, `.parquet` or `.txt` file (a text file is one document); a folder
-    of these or of `Dataset.save_to_disk`; or a hub id, `owner/name` or `owner/name@config`. A folder or hub
-    id may end in `:split`; without it, and without `split`, its "train" split is read.
+    `source`: a file of JSONL, JSON, CSV, Parquet, Arrow or text (which is one document), compressed or not;
+    a folder of these, or of `save_to_disk`; or a hub id, `owner/name` or `owner/name@config`. It may end in
+    `:split`; without it, and without `split`, the first split of `preferred` that is there is read.
 
     Nothing is written beside the user's files, and they are read anew at each call. Raises `UserError` for a
     missing or unreadable source, for the first malformed row, for no rows, and for `choices` with one class.
     """
     path, split = _path_and_split(str(source), split)
-    checked = check_rows(_records(path, split))
+    checked = check_rows(_records(path, split, preferred))
     rows = checked.rows
     if not rows:
         raise UserError(f"{source}: no rows; the dataset is empty")
@@ -92,69 +98,34 @@ def _table(checked: Checked) -> datasets.Dataset:
 
 
 def _path_and_split(source: str, split: str | None) -> tuple[str, str | None]:
-    """Takes `folder:test` apart, unless a path of that very name is there; files have no splits."""
+    """Takes `folder:test` apart, unless a path of that very name is there; of files only JSON has splits."""
     before, _, after = source.rpartition(":")
     is_split = re.fullmatch(r"\w+", after) and len(before) > 1  # and not the drive of C:data
-    if split is None and is_split and not Path(source).exists() and not Path(before).is_file():
+    if split is None and is_split and not Path(source).exists() and not _has_none(Path(before)):
         return before, after
     return source, split
+
+
+def _has_none(path: Path) -> bool:
+    return path.is_file() and format_of(path) != ".json"
 
 
 def _name(source: str) -> str:
     path = Path(source)
     if not path.exists():
         return source
-    return path.stem if path.is_file() else path.resolve().name
+    return uncompressed_name(path).stem if path.is_file() else path.resolve().name
 
 
-def _records(source: str, split: str | None) -> Iterator[Record]:
+def _records(source: str, split: str | None, preferred: tuple[str, ...]) -> Iterator[Record]:
     path = Path(source).expanduser()
+    splits = preferred if split is None else (split,)
     if path.is_file():
-        if path.suffix.lower() not in READERS:
-            raise UserError(f"{source}: unknown kind of file; wanted {', '.join(READERS)}")
-        return read_file(path)
+        return read_file(path, splits)
     if path.is_dir():
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            return _numbered(source, _pick(source, datasets.load_from_disk(str(path)), split))
-        return read_folder(path, split)
+        return read_saved(path, splits) if is_saved(path) else read_folder(path, splits, split is not None)
     hub_id = _HUB_ID.fullmatch(source)
     # data/trian beside a folder `data` is a slip of the pen; asking the hub for it takes half a minute.
-    if hub_id is None or path.suffix.lower() in READERS or path.parent.is_dir():
+    if hub_id is None or format_of(path) or path.parent.is_dir():
         raise UserError(f"{source}: no such file or folder (a hub dataset is written owner/name)")
-    return _numbered(source, _load_from_hub(source, hub_id["id"], hub_id["config"], split))
-
-
-def _pick(
-    source: str, loaded: datasets.Dataset | datasets.DatasetDict, split: str | None
-) -> datasets.Dataset:
-    if isinstance(loaded, datasets.Dataset):
-        return loaded
-    if (split or "train") not in loaded:
-        raise UserError(
-            f"{source}: no split {split or 'train'!r}; there: {', '.join(loaded)}; write {source}:SPLIT"
-        )
-    return loaded[split or "train"]
-
-
-def _load_from_hub(source: str, hub_id: str, config: str | None, split: str | None) -> datasets.Dataset:
-    hub_logger = logging.getLogger("huggingface_hub")
-    level = hub_logger.level
-    hub_logger.setLevel(logging.ERROR)  # it would tell of each of its attempts
-    try:
-        loaded = datasets.load_dataset(hub_id, config)
-    except Exception as error:  # the hub client raises errors of half a dozen unrelated classes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{source}: no such file or folder here, and it could not be loaded from the hub: {reason}"
-        ) from error
-    finally:
-        hub_logger.setLevel(level)
-    return _pick(source, loaded, split)
-
-
-def _numbered(source: str, dataset: datasets.Dataset) -> Iterator[Record]:
-    number = 0
-    for table in dataset.with_format("arrow").iter(1000):  # not decoded: no image is ever opened
-        for row in table.to_pylist():
-            number += 1
-            yield f"{source} row {number}", without_nulls(row)
+    return read_hub(source, hub_id["id"], hub_id["config"], splits)

@@ -1,7 +1,9 @@
 """Cutting off rows for evaluation that training never sees."""
 
+import hashlib
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 
 from depthprune.data.examples import Examples
@@ -31,6 +33,20 @@ def split_off(examples: Examples, seed: int, size: int | None = None) -> tuple[E
     held_out = _fill(shuffled, wanted)
     kept = sorted(set(range(total)).difference(held_out))
     return _part(examples, kept, "train"), _part(examples, held_out, "held-out")
+
+
+def rows_in_both(train: Examples, evaluated: Examples) -> int:
+    """How many rows of `evaluated` are rows of `train`, but for white space."""
+    seen = set(_contents(train))
+    return sum(content in seen for content in _contents(evaluated))
+
+
+def _contents(examples: Examples) -> Iterator[bytes]:
+    """A hash of what is learned from each row, and of what comes before it."""
+    columns = ("text",) if examples.kind == "text" else ("prompt", "completion")
+    for row in zip(*(examples.rows[column] for column in columns), strict=True):
+        whole = json.dumps(row, sort_keys=True) if examples.kind == "messages" else "".join(row)
+        yield hashlib.blake2b(" ".join(whole.split()).encode(), digest_size=16).digest()
 
 
 def _fill(groups: list[list[int]], wanted: int) -> list[int]:

@@ -11,7 +11,8 @@ from transformers import PretrainedConfig
 from depthprune.data.calibration import calibration_batches
 from depthprune.data.chat import load_chat_template
 from depthprune.data.examples import Examples, load_examples
-from depthprune.data.split import split_off
+from depthprune.data.split import rows_in_both, split_off
+from depthprune.data.splits import FOR_EVALUATION
 from depthprune.data.tokens import encode
 from depthprune.data.vocabulary import check_tokens, note_of, pad_within
 from depthprune.errors import UserError
@@ -155,13 +156,23 @@ def _check_vocabulary(inputs: Inputs) -> None:
 
 
 def _datasets(recipe: Recipe) -> tuple[Examples | None, tuple[Examples, ...]]:
-    evals = tuple(load_examples(source) for source in recipe.eval)
+    evals = tuple(load_examples(source, preferred=FOR_EVALUATION) for source in recipe.eval)
     names = [examples.name for examples in evals]
     if len(set(names)) < len(names):
         raise UserError(f"two evaluation datasets are named {max(names, key=names.count)!r}: rename one file")
     if recipe.train is None:
         return None, evals
     train = load_examples(recipe.train)
+    for examples in evals:
+        if shared := rows_in_both(train, examples):
+            log.warning(
+                "%s: %d of %d rows (%.1f %%) stand in %s too: on them it measures what training has seen",
+                examples.source,
+                shared,
+                len(examples.rows),
+                100 * shared / len(examples.rows),
+                train.source,
+            )
     if evals:
         return train, evals
     train, held_out = split_off(train, recipe.seed)
