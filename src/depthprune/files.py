@@ -1,18 +1,26 @@
 """Files that are written whole or not at all, and where depthprune keeps its own in a run folder."""
 
+import errno
 import json
+import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 OWN = "depthprune"
 """The folder inside a run folder that holds everything but the model itself."""
 
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # of a folder, on some network file systems
+
 
 def write_text(path: Path, text: str) -> None:
-    """Writes beside and renames, so that a reader or a crash never meets half a file."""
+    """Writes beside and renames, so that a reader, a crash or a power cut never meets half a file."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    partial.unlink(missing_ok=True)  # whatever it is: opening a pipe would wait for ever
+    with partial.open("x", encoding="utf-8") as file:
+        file.write(text)
+    put_in_place(partial, path)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -23,3 +31,87 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """The content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The lines of a file of JSON up to the first that is torn; none where there is no file."""
+    lines = (
+        path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.is_file() else []
+    )
+    found = []
+    for line in lines:
+        if not line.endswith("\n"):
+            break
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Renames a file that is written to its end; content first, then the name, is on the disk."""
+    sync(partial)
+    partial.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Returns once a file's content, or a folder's names, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in _NO_SYNC or not path.is_dir():
+            raise
+    finally:
+        os.close(opened)
+
+
+def sync_tree(folder: Path) -> None:
+    """`sync` for everything in a folder, and the folder."""
+    for path in folder.rglob("*"):
+        if path.is_dir() or path.is_file():
+            sync(path)
+    sync(folder)
+
+
+def remove(path: Path) -> None:
+    """Takes a file or folder away at once, then deletes it.
+
+    A kill leaves all of it, or remains named `.<name>.gone`, which no one takes for something whole.
+    """
+    gone = path.with_name(f".{path.name}.gone")
+    delete(gone)
+    with suppress(FileNotFoundError):
+        path.rename(gone)
+        delete(gone)
+
+
+def delete(path: Path) -> None:
+    """Deletes a file, a link or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Makes a folder and those that it lies in; returns the ones that were not there, topmost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    made: list[Path] = []
+    try:
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            made.append(path)
+    except OSError:
+        remove_empty(made)
+        raise
+    return made
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Takes back what `make_folders` made, as far as nothing lies in it."""
+    for folder in reversed(folders):
+        with suppress(OSError):
+            folder.rmdir()

@@ -119,17 +119,47 @@ def test_another_plan_records_the_gradients_again(tmp_path):
     assert_same_weights(folder, whole)
 
 
-def test_what_a_changed_recipe_makes_stale_goes_and_the_users_own_files_stay(tmp_path):
+def contents(*folders: Path) -> set[bytes]:
+    return {path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_a_changed_recipe_replaces_is_kept_and_what_is_not_asked_for_stays(tmp_path, caplog):
     folder = run(recipe(tmp_path), tmp_path / "out")
     (folder / "notes.txt").write_text("mine")
-    run(recipe(tmp_path, **{"training.method": "none"}), folder, until="prune")
-    assert_same_weights(folder, folder / "depthprune" / "pruned")
-    assert not (folder / "depthprune" / "tuned").exists()
-    assert not (folder / "depthprune" / "eval.json").exists()
-    run(recipe(tmp_path, **{"importance.norm": "frobenius"}), folder, until="score")
-    assert not (folder / "model.safetensors").exists()
-    assert not (folder / "depthprune" / "plan.json").exists()
+    inside = folder / "depthprune"
+    finished = {name: contents(inside / name) for name in ("pruned", "tuned")}
+    evaluation, plan = (inside / "eval.json").read_bytes(), (inside / "plan.json").read_bytes()
+
+    other = {"selection.ratio": 0.67}
+    with caplog.at_level("INFO", "depthprune"):
+        run(recipe(tmp_path, **other), folder, until="select")
+    (kept,) = (inside / "superseded").iterdir()
+    assert f"plan.json of another recipe is kept as {kept / 'plan.json'}" in caplog.text
+    assert (kept / "plan.json").read_bytes() == plan != (inside / "plan.json").read_bytes()
+    assert contents(inside / "tuned") == finished["tuned"]
+    assert (inside / "eval.json").read_bytes() == evaluation
+    assert_same_weights(folder, inside / "tuned")
+    assert "66.7" not in (folder / "README.md").read_text()
+    assert "fine-tuned" not in page(folder)
+    verify(folder)
+
+    run(recipe(tmp_path, **other, **{"training.method": "none"}), folder)
+    verify(folder)
+    assert_same_weights(folder, inside / "pruned")
+    assert contents(inside / "tuned") == finished["tuned"]
+    assert finished["pruned"] <= contents(*(inside / "superseded").glob("*/pruned"))
+    assert evaluation in contents(inside / "superseded")
+    assert own(folder, "stages.json")["train"]["stale"] is True
+    assert list(own(folder, "eval.json")["rows"]) == ["base", "pruned", "repaired"]
+
+    run(recipe(tmp_path, **other), folder, overwrite=True)
+    assert not (inside / "superseded").exists()
+    assert_same_weights(folder, run(recipe(tmp_path, **other), tmp_path / "whole"))
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+def page(folder: Path) -> str:
+    return (folder / "depthprune" / "report.html").read_text()
 
 
 COMMAND = """

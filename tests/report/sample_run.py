@@ -94,7 +94,7 @@ def sample_run(root: Path, num_layers: int = 16, until: str = "evaluate", **chan
     `changes` replace an artifact: `evaluation`, `plan`, `scores`, or keys of the recipe as `recipe`.
     """
     folder = RunFolder(root)
-    folder.create()
+    folder.own.mkdir(parents=True)
     scores = changes.get("scores", sample_scores(num_layers))
     plan = changes.get("plan", sample_plan(scores["scores"], round(0.4 * num_layers), num_layers // 16))
     stages = STAGES[: STAGES.index(until) + 1]

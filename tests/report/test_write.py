@@ -44,7 +44,7 @@ def test_a_section_for_each_artifact_and_no_other(tmp_path: Path, until: str) ->
 
 def test_a_run_that_did_nothing_yet(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.create()
+    folder.own.mkdir(parents=True)
     html = page(folder)
     assert "Nothing has been done to the model yet." in html
     assert sections(html) == {"made"}  # the environment alone

@@ -1,5 +1,6 @@
 """The verbs. Nothing here imports torch before the arguments are parsed."""
 
+import os
 import sys
 import tempfile
 import traceback
@@ -10,7 +11,8 @@ import typer
 from typer.exceptions import TyperException
 
 from depthprune.cli import terminal
-from depthprune.errors import UserError
+from depthprune.cli.interruption import LINE, Interrupted, interruptible
+from depthprune.errors import UserError, disk_fault
 
 if TYPE_CHECKING:
     from depthprune.recipe.recipe import Recipe
@@ -45,6 +47,9 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
 ]
 Until = Literal["score", "select", "prune", "train", "evaluate"]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Delete what a changed recipe replaces, and what was kept of it.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
 
 
@@ -66,6 +71,7 @@ def run(
         bool, typer.Option("--dry-run", help="Show the plan, its cost and the disk it needs.")
     ] = False,
     output: Output = Path("out"),
+    overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -90,7 +96,7 @@ def run(
 
         display.show_estimate(estimate(resolved, output), as_json)
         return
-    folder = run_pipeline(resolved, output, until)
+    folder = run_pipeline(resolved, output, until, overwrite)
     display.show_run(folder, until, as_json)
 
 
@@ -103,6 +109,7 @@ def score(
     calibration: CalibrationData = None,
     chat_template: ChatTemplate = None,
     output: Output = Path("out"),
+    overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -119,7 +126,7 @@ def score(
     from depthprune.cli import display
     from depthprune.pipeline.run import run as run_pipeline
 
-    display.show_run(run_pipeline(resolved, output, "score"), "score", as_json)
+    display.show_run(run_pipeline(resolved, output, "score", overwrite), "score", as_json)
 
 
 @app.command()
@@ -148,6 +155,7 @@ def train(
     overrides: Overrides = None,
     eval: Eval = None,
     chat_template: ChatTemplate = None,
+    overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -164,7 +172,7 @@ def train(
     from depthprune.cli import display
     from depthprune.pipeline.run import run as run_pipeline
 
-    display.show_run(run_pipeline(resolved, output), "evaluate", as_json)
+    display.show_run(run_pipeline(resolved, output, overwrite=overwrite), "evaluate", as_json)
 
 
 @app.command()
@@ -249,23 +257,33 @@ def _recipe(name: str, overrides: list[str] | None, **options: Any) -> "Recipe":
 
 
 def main() -> None:
-    """Runs a verb. Exit codes: 0 done, 2 the input is wrong, 1 a fault of ours, 130 interrupted."""
+    """Runs a verb. Exit codes: 0 done, 2 the input is wrong, 1 a fault of ours, 128 + n ended by signal n."""
     terminal.prepare()
     terminal.quiet()
     try:
-        code = app(standalone_mode=False)
+        with interruptible():
+            code = _run_verb()
+    except Interrupted as interrupted:
+        code = interrupted.code
+        if os.environ.get("RANK", "0") == "0":
+            _say(LINE, code)
+    sys.exit(code)
+
+
+def _run_verb() -> int | None:
+    try:
+        return app(standalone_mode=False)
     except UserError as problem:
-        code = _say(f"error: {problem}", 2)
+        return _say(f"error: {problem}", 2)
     except TyperException as problem:
-        code = _say(f"error: {problem.format_message()} See `depthprune --help`.", 2)
-    except (KeyboardInterrupt, typer.Abort):
-        code = _say("interrupted: the same command goes on from the last finished step", 130)
+        return _say(f"error: {problem.format_message()} See `depthprune --help`.", 2)
     except Exception as problem:
+        if fault := disk_fault(problem):
+            return _say(f"error: {fault}", 2)
         log = _write_traceback()
-        code = _say(
+        return _say(
             f"depthprune failed: {type(problem).__name__}: {_first_line(problem)} (traceback in {log})", 1
         )
-    sys.exit(code)
 
 
 def _say(line: str, code: int) -> int:

@@ -8,6 +8,8 @@ from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from depthprune.files import put_in_place
+
 # ∇B·∇A is formed this many elements at a time: 1 MB stays in a core's cache, 64 MB took 2.8 times as long.
 _BLOCK_ELEMENTS = 2**18
 
@@ -84,7 +86,7 @@ def write_step(folder: Path, step: int, pairs: dict[str, FactorPair]) -> None:
     target = folder / f"step-{step:05d}.safetensors"
     partial = target.with_suffix(".partial")
     save_file(tensors, partial)
-    partial.replace(target)
+    put_in_place(partial, target)
 
 
 def mean_squared_gradient(

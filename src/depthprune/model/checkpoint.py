@@ -4,14 +4,13 @@ import json
 import logging
 import operator
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from depthprune.errors import UserError
+from depthprune.errors import UserError, disk_faults_explained
 from depthprune.model.anatomy import layers_path
 from depthprune.model.base_config import edited_config, state_untied
 from depthprune.model.base_files import copy_other_files
@@ -23,6 +22,7 @@ from depthprune.model.quantised_layers import Renumbering, mended_files, module_
 from depthprune.model.saving import write_config
 from depthprune.model.shards import INDEX, SINGLE, Shard, read_shards
 from depthprune.model.skeleton import skeleton
+from depthprune.model.staging import is_vacant, staged
 from depthprune.model.traits import Shallower, shallower
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,9 @@ def prune_files(
     folder, output = local_folder(model_dir), Path(output).resolve()
     if folder is None:
         raise UserError(f"{model_dir} is not a folder: download the model first to prune its files")
-    if output.exists() and any(output.iterdir()):
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file: name a new folder")
+    if not is_vacant(output):
         raise UserError(f"{output} is not empty: name a new folder")
     config = load_config(folder, trust_remote_code)
     shards = read_shards(folder)
@@ -56,19 +58,13 @@ def prune_files(
     check_fits(folder, whole, shards, trust_remote_code)
     renumbering = _renumbering(shards, whole, prefix, change.kept)
     mended_files(folder, renumbering)  # refuses now what it would refuse below
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as staging:
-        written = Path(staging) / "model"
-        written.mkdir()
+    with disk_faults_explained(), staged(output) as written:
         _write_shards(shards, prefix, change.kept, written)
         copy_other_files(folder, written)
         _write_config(folder, config, change, _unties(shards, whole), written)
         for name, content in mended_files(written, renumbering).items():
             (written / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         _check_depth(folder, written, len(change.kept), trust_remote_code)
-        if output.exists():
-            output.rmdir()
-        written.replace(output)
     for note in pattern_notes(config, change.kept):
         log.warning("%s", note)
 

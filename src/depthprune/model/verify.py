@@ -4,9 +4,6 @@ A folder passes when its files are whole, reloading it leaves no tensor missing 
 finite, those computed with the KV cache are those computed without, and `generate` runs.
 """
 
-import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -17,13 +14,15 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from depthprune.data.vocabulary import refuse_tokens_beyond
-from depthprune.errors import UserError
+from depthprune.errors import UserError, disk_fault
 from depthprune.model.anatomy import decoder_layers, is_peft, unwrap
 from depthprune.model.base_config import part_of
 from depthprune.model.depth_config import text_config
 from depthprune.model.faults import buffer_fault, logits_fault, running_fault, tensor_fault, tying_fault
 from depthprune.model.loading import explained, has_tokenizer, load_tokenizer, load_with_report, one_line
+from depthprune.model.published import planned_depth, publishing_fault
 from depthprune.model.saving import Base, read_base, write_as_base, write_for_engines
+from depthprune.model.staging import staged
 
 
 class GateError(RuntimeError):
@@ -31,11 +30,13 @@ class GateError(RuntimeError):
 
 
 def verify(folder: str | Path, trust_remote_code: bool = False) -> None:
-    """Checks a saved model, and where it is a run folder, that it has the layers that plan.json keeps.
+    """Checks a saved model, and where it is a run folder, that it is the model that the run says it is.
 
     Needs memory for one copy of the model. Raises UserError with the reason in one line.
     """
     folder = Path(folder)
+    if fault := publishing_fault(folder):
+        raise UserError(f"{folder}: {fault}")
     model, unused = load_with_report(folder, trust_remote_code=trust_remote_code)
     if unused:
         raise UserError(f"{folder}: {unused[0]} is unexpected in its weights (and {len(unused) - 1} more)")
@@ -46,11 +47,9 @@ def verify(folder: str | Path, trust_remote_code: bool = False) -> None:
         embedding: Any = model.get_input_embeddings()
         rows = embedding.weight.shape[0]
         refuse_tokens_beyond(load_tokenizer(folder, trust_remote_code), rows, str(folder))
-    plan = folder / "depthprune" / "plan.json"
-    if plan.is_file():
-        kept = json.loads(plan.read_text())["kept"]
-        if len(kept) != len(decoder_layers(model)):
-            raise UserError(f"{folder} has {len(decoder_layers(model))} layers, and {plan} keeps {len(kept)}")
+    kept, found = planned_depth(folder), len(decoder_layers(model))
+    if kept not in (None, found):
+        raise UserError(f"{folder} has {found} layers, and {folder / 'depthprune/plan.json'} keeps {kept}")
 
 
 def save_pruned(model: nn.Module, folder: str | Path, base: str | Path | None = None) -> None:
@@ -94,13 +93,9 @@ def save_verified(
     inner = unwrap(model)
     if is_peft(model) or any(".lora_" in name for name, _ in model.named_parameters()):
         raise GateError("the model still has adapters: merge them before saving")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
-        saved = Path(staging) / "model"
-        with _as_when_used(inner):
-            if fault := _saving_fault(inner, tokenizer, saved, base):
-                raise GateError(f"{inner.config.model_type} does not survive saving: {fault}")
-        _move(saved, folder)
+    with staged(folder) as saved, _as_when_used(inner):
+        if fault := _saving_fault(inner, tokenizer, saved, base):
+            raise GateError(f"{inner.config.model_type} does not survive saving: {fault}")
 
 
 @contextmanager
@@ -162,6 +157,8 @@ def _saving_fault(
             or running_fault(reloaded)
         )
     except Exception as error:  # whatever a broken model or its config raises, it is not to be saved
+        if disk_fault(error):
+            raise
         return one_line(error)
 
 
@@ -178,16 +175,3 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
     finally:
         model.generation_config = own
     own.to_json_file(folder / "generation_config.json", use_diff=True)
-
-
-def _move(saved: Path, folder: Path) -> None:
-    """Puts the saved files into the folder; weights that an earlier save left there go."""
-    if not folder.exists():
-        saved.replace(folder)
-        return
-    for stale in folder.glob("model*.safetensors*"):
-        stale.unlink()
-    for file in saved.iterdir():
-        if file.is_dir():
-            shutil.rmtree(folder / file.name, ignore_errors=True)
-        file.replace(folder / file.name)

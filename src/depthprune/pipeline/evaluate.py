@@ -15,13 +15,12 @@ from depthprune.selection import Plan
 def evaluate(job: Job, digest: str) -> str:
     """One row a model; a call that was killed goes on with the next row."""
     partial = f"eval-{digest}.json"
-    rows = job.folder.read(partial) if (job.folder.own / partial).is_file() else {}
+    rows = job.folder.read_if_whole(partial, {})
     for name, (path, removed) in _models(job).items():
         if name not in rows:
             rows[name] = evaluate_row(job, path, removed)
             job.folder.write(partial, rows)
     job.folder.write("eval.json", {"rows": rows})
-    (job.folder.own / partial).unlink()
     return f"{len(rows)} models on {', '.join(examples.name for examples in job.inputs.evals)}"
 
 

@@ -1,25 +1,45 @@
 """The run folder: a Hugging Face model folder whose `depthprune/` holds every artifact of the run."""
 
-import hashlib
-import os
-import shutil
-from collections.abc import Iterable
+import json
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from depthprune.errors import UserError
-from depthprune.files import OWN, read_json, write_json, write_text
+from depthprune.errors import DiskFault, UserError
+from depthprune.files import (
+    OWN,
+    delete,
+    make_folders,
+    read_json,
+    remove,
+    remove_empty,
+    write_json,
+    write_text,
+)
+from depthprune.model.published import CHECKPOINTS, files_of, read_record
+from depthprune.model.shards import read_shards
+from depthprune.model.staging import STAGING
+from depthprune.pipeline.lock import locked
+from depthprune.pipeline.publish import publish
+
+log = logging.getLogger("depthprune")
 
 STAGES = ("score", "select", "prune", "answers", "train", "baseline", "evaluate")
-_ARTIFACTS = {
-    "score": "scores.json",
-    "select": "plan.json",
-    "prune": "pruned",
-    "answers": "self-data.jsonl",
-    "train": "tuned",
-    "baseline": "baseline",
-    "evaluate": "eval.json",
+STAMPS = "stages.json"
+ARTIFACTS = {
+    "score": ("scores.json",),
+    "select": ("plan.json",),
+    "prune": (CHECKPOINTS["prune"], "recovery.json"),
+    "answers": ("self-data.jsonl",),
+    "train": (CHECKPOINTS["train"],),
+    "baseline": ("baseline",),
+    "evaluate": ("eval.json",),
 }
+"""What a stage leaves; a stage whose files are not whole is done again."""
+WORTH_KEEPING = 60.0
+"""Seconds of work after which a folder stays though the user's input turns out to be wrong."""
 
 
 class RunFolder:
@@ -33,18 +53,43 @@ class RunFolder:
         """Raises `UserError` where `root` is something that depthprune did not write."""
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"{self.root} is a file: name a folder with --output")
-        if self.root.is_dir() and any(self.root.iterdir()) and not (self.own / "stages.json").is_file():
+        if self.root.is_dir() and not (self.own / STAMPS).is_file() and not self._is_bare():
             raise UserError(
                 f"{self.root} exists and is not a run of depthprune: name a new folder with --output"
             )
 
-    def create(self) -> Path | None:
-        """Makes the folder; returns the topmost folder that was not there before, or None."""
-        missing = [path for path in (self.own, *self.own.parents) if not path.exists()]
-        self.own.mkdir(parents=True, exist_ok=True)
-        if not (self.own / "stages.json").exists():
-            self.write("stages.json", {})
-        return missing[-1] if missing else None
+    def _is_bare(self) -> bool:
+        """Whether it holds nothing, or what a run leaves that was killed before it had begun."""
+        if any(path != self.own for path in self.root.iterdir()):
+            return False
+        found = {path.name for path in self.own.iterdir()} if self.own.is_dir() else set()
+        return found <= {"lock", f".{STAMPS}.partial"} and not self.own.is_file()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Makes the folder and keeps other runs out of it.
+
+        Where the user's input turns out to be wrong in the block, a folder that was made here goes again,
+        unless it holds a minute's work.
+        """
+        made = make_folders(self.own)
+        with locked(self.own / "lock"):
+            if not (self.own / STAMPS).exists():
+                self.write(STAMPS, {})
+            try:
+                yield
+            except UserError as error:
+                if self.own in made and not self._worth_keeping(error):
+                    delete(self.own)
+                    for name in read_record(self.root)["files"]:
+                        (self.root / name).unlink(missing_ok=True)
+                    remove_empty(made)
+                raise
+
+    def _worth_keeping(self, error: UserError) -> bool:
+        stamps = self.stamps()
+        seconds = sum(stamp["seconds"] for stamp in stamps.values())
+        return seconds > WORTH_KEEPING or bool(stamps and isinstance(error, DiskFault))
 
     def write(self, name: str, content: Any) -> None:
         """Writes `depthprune/<name>`: text as it is, anything else as JSON."""
@@ -55,38 +100,81 @@ class RunFolder:
         """The JSON of `depthprune/<name>`."""
         return read_json(self.own / name)
 
+    def read_if_whole(self, name: str, otherwise: Any) -> Any:
+        """As `read`; `otherwise` where there is no such file, or a torn one, which is said."""
+        if not (self.own / name).is_file():
+            return otherwise
+        try:
+            found = self.read(name)
+        except ValueError:
+            found = None
+        if found is None or (otherwise is not None and not isinstance(found, type(otherwise))):
+            log.warning("%s is torn: what it held is lost", self.own / name)
+            return otherwise
+        return found
+
+    def stamps(self) -> dict[str, Any]:
+        """stage → its `digest`, `seconds` and `peak_bytes`; `stale` where another recipe's are wanted now."""
+        return self.read_if_whole(STAMPS, {})
+
     def is_done(self, stage: str, digest: str | None) -> bool:
-        """Whether the stage's artifact stands there and came from the same recipe and data."""
-        stamp = self.read("stages.json").get(stage)
-        return stamp is not None and stamp["digest"] == digest and self.artifact(stage).exists()
+        """Whether the stage's files stand there whole and came from the same recipe and data."""
+        stamp = self.stamps().get(stage)
+        if stamp is None or stamp["digest"] != digest:
+            return False
+        for path in (self.own / name for name in ARTIFACTS[stage]):
+            if torn := _torn(path, stamp.get("files", {})):
+                log.warning("%s is missing or torn: the stage %s is done again", torn, stage)
+                return False
+        return True
 
-    def finish(self, stage: str, digest: str, cost: dict[str, Any]) -> None:
-        """Stamps a stage whose artifact is complete; a checkpoint becomes the model that the folder is."""
-        self.write("stages.json", {**self.read("stages.json"), stage: {"digest": digest, **cost}})
-        if stage in ("prune", "train"):
-            self._publish()
+    def finish(self, stage: str, digest: str, cost: Mapping[str, Any]) -> None:
+        """Stamps a stage whose files are complete; a checkpoint becomes the model that the folder is."""
+        artifact = self.artifact(stage)
+        files = {"files": sorted(files_of(artifact))} if artifact.is_dir() else {}
+        self.write(STAMPS, {**self.stamps(), stage: {"digest": digest, **cost, **files}})
+        if stage in CHECKPOINTS:
+            publish(self.root, stage, digest)
 
-    def forget(self, stages: Iterable[str]) -> None:
-        """Removes the artifacts and stamps of stages that another recipe or other data left here."""
-        stamps = self.read("stages.json")
-        stale = [stage for stage in stages if stage in stamps]
-        if not stale:
-            return
-        self.write("stages.json", {stage: stamp for stage, stamp in stamps.items() if stage not in stale})
-        for stage in stale:
-            artifact = self.artifact(stage)
-            if artifact.is_dir():
-                shutil.rmtree(artifact)
-            else:
-                artifact.unlink(missing_ok=True)
-        for stage, beside in (("prune", "recovery.json"), ("train", "training.json")):
-            if stage in stale:
-                (self.own / beside).unlink(missing_ok=True)
-        self._publish()
+    def begin(self, digests: Mapping[str, str], todo: Collection[str]) -> None:
+        """Marks the stamps that another recipe left, and publishes what an earlier call did not come to."""
+        stamps = {}
+        for stage, stamp in self.stamps().items():
+            stamps[stage] = {key: value for key, value in stamp.items() if key != "stale"}
+            if digests.get(stage) != stamp["digest"]:
+                stamps[stage]["stale"] = True
+        if stamps != self.stamps():
+            self.write(STAMPS, stamps)
+        for stage in CHECKPOINTS:
+            if stage in stamps and stage not in todo and self.is_done(stage, digests.get(stage)):
+                publish(self.root, stage, stamps[stage]["digest"])
+                break
+
+    def sweep(self) -> None:
+        """Removes what a killed call left that nothing goes on from."""
+        for path in self.own.glob(".*"):
+            delete(path)
+        delete(self.own / "scoring")
+        names = read_record(self.root)["files"]
+        for path in [self.root / STAGING, *self.root.glob(".*.partial")]:
+            if path.name.removeprefix(".").removesuffix(".partial") in {*names, "README.md", "config.json"}:
+                delete(path)
+        stamps = self.stamps()
+        for stage in (*CHECKPOINTS, "baseline"):
+            if stage not in stamps:
+                remove(self.artifact(stage))
 
     def artifact(self, stage: str) -> Path:
         """Where a stage leaves its result."""
-        return self.own / _ARTIFACTS[stage]
+        return self.own / ARTIFACTS[stage][0]
+
+    def clean(self, patterns: Collection[str]) -> None:
+        """Removes what finished stages worked with, named within `depthprune/`."""
+        for pattern in patterns:
+            for path in self.own.glob(pattern):
+                remove(path)
+                if path.parent != self.own:
+                    remove_empty([path.parent])
 
     @property
     def gradients(self) -> Path:
@@ -100,60 +188,30 @@ class RunFolder:
 
     def fresh(self, folder: Path) -> Path:
         """`folder`, empty."""
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         folder.mkdir(parents=True)
         return folder
 
-    def _publish(self) -> None:
-        """Makes the newest checkpoint the model that the run folder is, or leaves none where there is none.
 
-        By hard links, so it takes no second place on the disk.
-        """
-        stamps = self.read("stages.json")
-        newest = [self.artifact(stage) for stage in ("train", "prune") if stage in stamps][:1]
-        files = {
-            str(path.relative_to(checkpoint)): path
-            for checkpoint in newest
-            for path in checkpoint.rglob("*")
-            if path.is_file()
-        }
-        for name, path in files.items():
-            target = self.root / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            beside = target.with_name(f".{path.name}.partial")
-            beside.unlink(missing_ok=True)
-            _link_or_copy(path, beside)
-            beside.replace(target)
-        names = list(files)
-        record = self.own / "published.json"
-        before = self.read(record.name) if record.exists() else []
-        card = [] if names else ["README.md"]
-        for stale in {*before, *card} - set(names):
-            (self.root / stale).unlink(missing_ok=True)
-        self.write(record.name, names)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
+def _torn(path: Path, names: Collection[str]) -> Path | None:
+    """What is not whole of a JSON file, JSON lines, or a checkpoint with files of these names."""
+    if path.suffix in (".json", ".jsonl"):
+        return None if _parses(path) else path
+    missing = [path / name for name in names or ["config.json"] if not (path / name).is_file()]
+    if missing:
+        return missing[0]
     try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, target)
+        read_shards(path)
+    except UserError:
+        return path
+    return next((file for file in path.glob("*.json") if not _parses(file)), None)
 
 
-def fingerprint(source: str) -> str:
-    """A hash of a dataset's contents, of a model's sizes and times; a hub id stands for itself."""
-    path = Path(source)
-    if not path.exists():
-        return source
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if not file.is_file():
-            continue
-        digest.update(str(file.relative_to(path)).encode())
-        if file.suffix == ".safetensors":
-            stat = file.stat()
-            digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
-        else:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
+def _parses(path: Path) -> bool:
+    try:
+        text = path.read_text(encoding="utf-8")
+        for part in text.splitlines() if path.suffix == ".jsonl" else [text]:
+            json.loads(part)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,6 +1,5 @@
 """One run: what it reads and where it writes."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from depthprune.files import remove
 from depthprune.model.casting import cast_weights
 from depthprune.model.loading import load_model
 from depthprune.model.saving import read_base
@@ -57,7 +57,7 @@ class Job:
     def save(self, model: Any, stage: str) -> None:
         """Writes the checkpoint of a stage, if it passes the gate."""
         checkpoint = self.folder.artifact(stage)
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        remove(checkpoint)
         template = self.inputs.chat_template if stage in TUNES else None
         base = read_base(str(self.recipe.model), self.recipe.trust_remote_code, template)
         save_verified(cast_weights(model, self.dtype), None, checkpoint, base)

@@ -1,6 +1,5 @@
 """The pruning stage: repairs and cuts the model → the pruned checkpoint, recovery.json."""
 
-import shutil
 from typing import Any
 
 from depthprune.model.surgery import remove_layers
@@ -20,8 +19,6 @@ def prune(job: Job, digest: str) -> str:
     job.folder.write("recovery.json", {"method": recovery.method, **report})
     remove_layers(model, plan.removed)
     job.save(model, "prune")
-    if not job.recipe.keep_gradients:
-        shutil.rmtree(job.folder.gradients, ignore_errors=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     changed = ", ".join(map(str, report["changed_layers"]))
     repaired = f", changes layer {changed}" if changed else ""

@@ -4,24 +4,28 @@ import gc
 import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 from depthprune.cost import measured
-from depthprune.errors import UserError
+from depthprune.errors import UserError, disk_faults_explained
+from depthprune.files import remove
 from depthprune.importance.igia import Igia
+from depthprune.pipeline.apart import check_apart
 from depthprune.pipeline.estimate import check_disk
 from depthprune.pipeline.evaluate import evaluate, evaluate_row
-from depthprune.pipeline.folder import STAGES, RunFolder, fingerprint
+from depthprune.pipeline.fingerprint import fingerprint, model_fingerprint
+from depthprune.pipeline.folder import STAGES, RunFolder
 from depthprune.pipeline.inputs import load_inputs
 from depthprune.pipeline.job import Job
 from depthprune.pipeline.prune import prune
 from depthprune.pipeline.score import score
 from depthprune.pipeline.select import select
+from depthprune.pipeline.superseded import set_aside_without_stamps, supersede
 from depthprune.pipeline.train import answers, baseline, train
 from depthprune.recipe.recipe import Recipe
 from depthprune.report import environment, write_report
@@ -29,9 +33,6 @@ from depthprune.selection import Contiguous, Iterative
 from depthprune.training import FineTuning
 
 log = logging.getLogger("depthprune")
-
-WORTH_KEEPING = 60.0
-"""Seconds of work after which a folder stays though the user's input turns out to be wrong."""
 
 DOING: dict[str, tuple[Callable[[Job, str], str], Callable[[Job], bool]]] = {
     "score": (score, lambda job: isinstance(job.recipe.importance, Igia)),
@@ -45,34 +46,43 @@ DOING: dict[str, tuple[Callable[[Job, str], str], Callable[[Job], bool]]] = {
 """Each stage, a function of the job that returns one line about what it did, and whether every process of a
 distributed run takes part in it; the main one does the rest alone."""
 
+SCRATCH: dict[str, Callable[[Job], tuple[str, ...]]] = {
+    "score": lambda job: ("rounds-*.json", "scoring"),
+    "prune": lambda job: () if job.recipe.keep_gradients else ("gradients",),
+    "select": lambda job: (),
+    "answers": lambda job: ("self-data-*.partial",),
+    "train": lambda job: ("trainer/train-*",),
+    "baseline": lambda job: ("trainer/baseline-*",),
+    "evaluate": lambda job: ("eval-*.json",),
+}
+"""What a stage works with, which goes once it is stamped: a stage that was killed goes on from it."""
+
 UNTIL = tuple(stage for stage in STAGES if stage not in ("answers", "baseline"))
 
 
-def run(recipe: Recipe, output: str | Path, until: str = "evaluate") -> Path:
+def run(recipe: Recipe, output: str | Path, until: str = "evaluate", overwrite: bool = False) -> Path:
     """Runs a recipe into the folder `output`, which becomes the pruned model's own, and returns it.
 
     Stages whose artifacts stand there with the same recipe and data are skipped, so a run that was killed, or
-    that ended at an earlier `until`, goes on. What a changed recipe makes stale is removed. Under `accelerate
-    launch` or torchrun every process calls this.
+    that ended at an earlier `until`, goes on. What a changed recipe replaces is moved to
+    `depthprune/superseded/<date>`, or with `overwrite` deleted. Under `accelerate launch` or torchrun every
+    process calls this.
 
     Raises:
-        UserError: whatever is wrong with the recipe, model or data; a folder made by this call goes again.
+        UserError: whatever is wrong with the recipe, model, data or disk; a folder made by this call goes
+            again.
     """
     if until not in UNTIL:
         raise UserError(f"--until {until}: the stages are {', '.join(UNTIL)}")
     folder = RunFolder(output)
-    folder.check()
-    inputs = load_inputs(recipe)
-    check_disk(inputs, folder.root)
-    job = Job(inputs, folder, PartialState())
-    created = folder.create() if job.state.is_main_process else None
-    job.state.wait_for_everyone()
-    try:
-        _run_stages(job, until)
-    except UserError:
-        if created is not None and not _worth_keeping(job):
-            shutil.rmtree(created)
-        raise
+    with disk_faults_explained():
+        check_apart(recipe, folder.root)
+        folder.check()
+        inputs = load_inputs(recipe)
+        check_disk(inputs, folder.root)
+        job = Job(inputs, folder, PartialState())
+        with folder.in_use() if job.state.is_main_process else nullcontext():
+            _run_stages(job, until, overwrite)
     return folder.root
 
 
@@ -82,30 +92,39 @@ def evaluate_model(recipe: Recipe) -> dict[str, Any]:
     return {"rows": {Path(str(recipe.model)).name: evaluate_row(job, str(recipe.model))}}
 
 
-def _worth_keeping(job: Job) -> bool:
-    """Whether the stages done so far took a time that nobody would like to spend again."""
-    return sum(stamp["seconds"] for stamp in job.folder.read("stages.json").values()) > WORTH_KEEPING
-
-
-def _run_stages(job: Job, until: str) -> None:
+def _run_stages(job: Job, until: str, overwrite: bool) -> None:
     digests = _digests(job)
     asked = STAGES[: STAGES.index(until) + 1] if until != "train" else STAGES[: STAGES.index("baseline") + 1]
-    todo = [stage for stage in digests if stage in asked and not _is_done(job, stage, digests)]
+    if job.state.is_main_process:
+        set_aside_without_stamps(job.folder)
+        job.folder.sweep()
+    job.state.wait_for_everyone()
+    todo = [stage for stage in digests if stage in asked and not _is_done(job, stage, digests, asked)]
     for stage in digests:
         if stage in asked and stage not in todo:
             log.info("%-8s already done", stage)
     job.state.wait_for_everyone()
     if job.state.is_main_process:
-        job.folder.forget(stage for stage in STAGES if not job.folder.is_done(stage, digests.get(stage)))
-        job.folder.write("recipe.yaml", job.recipe.as_yaml())
-        if todo:
-            job.folder.write("environment.json", environment())
+        _prepare(job, digests, todo, overwrite)
+    job.state.wait_for_everyone()
     for stage in todo:
         _run_stage(job, stage, digests[stage])
     if job.state.is_main_process:
         if "train" in asked:  # what a killed training would go on with
-            shutil.rmtree(job.folder.teacher, ignore_errors=True)
+            remove(job.folder.teacher)
         write_report(job.folder.root)
+
+
+def _prepare(job: Job, digests: dict[str, str], todo: list[str], overwrite: bool) -> None:
+    """Puts the folder in order: what the recipe replaces goes aside, what a kill left undone is done."""
+    supersede(job.folder, digests, todo, overwrite)
+    job.folder.begin(digests, todo)
+    for stage in digests:
+        if stage not in todo and job.folder.is_done(stage, digests[stage]):
+            job.folder.clean(SCRATCH[stage](job))
+    job.folder.write("recipe.yaml", job.recipe.as_yaml())
+    if todo:
+        job.folder.write("environment.json", environment())
 
 
 def _run_stage(job: Job, stage: str, digest: str) -> None:
@@ -116,6 +135,7 @@ def _run_stage(job: Job, stage: str, digest: str) -> None:
             note = do(job, digest)
         if job.state.is_main_process:
             job.folder.finish(stage, digest, cost)
+            job.folder.clean(SCRATCH[stage](job))
             log.info("%-8s %s (%.1f s)", stage, note, cost["seconds"])
     job.state.wait_for_everyone()
     gc.collect()
@@ -127,8 +147,9 @@ def _digests(job: Job) -> dict[str, str]:
     That is the recipe's keys, the model, the data, and through them the stages before.
     """
     recipe = job.recipe
-    sources = {key: getattr(recipe, key) for key in ("model", "train", "calibration")}
+    sources = {key: getattr(recipe, key) for key in ("train", "calibration")}
     data = {key: fingerprint(source) for key, source in sources.items() if source}
+    data["model"] = model_fingerprint(str(recipe.model))
     evals = [fingerprint(source) for source in recipe.eval]
     common = [recipe.digest("seed", "dtype", "chat_template", "trust_remote_code"), data, bool(evals)]
     digests = {}
@@ -151,9 +172,9 @@ def _digests(job: Job) -> dict[str, str]:
     return digests
 
 
-def _is_done(job: Job, stage: str, digests: dict[str, str]) -> bool:
+def _is_done(job: Job, stage: str, digests: dict[str, str], asked: Sequence[str]) -> bool:
     done = job.folder.is_done(stage, digests[stage])
-    if stage == "score" and job.recipe.recovery.needs_gradients:
+    if stage == "score" and job.recipe.recovery.needs_gradients and "prune" in asked:
         # The gradients go once the layers are merged; another plan has to record them again.
         return done and (job.folder.is_done("prune", digests["prune"]) or job.folder.gradients.is_dir())
     return done

@@ -1,7 +1,6 @@
 """The scoring stage: one score per layer, at once or in rounds, after a training run or not → scores.json."""
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ def score(job: Job, digest: str) -> str:
     metric = job.recipe.importance.metric
     if job.state.is_main_process:
         job.folder.write("scores.json", {"metric": metric, **found, **cost})
-        (job.folder.own / partial).unlink(missing_ok=True)
     rounds = f" in each of {len(found['rounds'])} rounds" if found["rounds"] else ""
     return f"{metric} over {found['samples']} samples{rounds}"
 
@@ -102,7 +100,6 @@ def _training_scorer(job: Job, metric: Igia) -> Scorer:
             sft_trainer(
                 model, job.inputs.tokenizer, rows, metric, scratch, job.recipe.seed, [recorder]
             ).train()
-        shutil.rmtree(scratch, ignore_errors=True)
         batch = metric.per_device_train_batch_size * metric.gradient_accumulation_steps
         scores = torch.zeros(job.inputs.num_layers)
         scores[kept] = recorder.scores()
@@ -127,7 +124,7 @@ def _spool(job: Job) -> Path | None:
 
 def _in_rounds(job: Job, scorer: Scorer, selection: Iterative, partial: str) -> dict[str, Any]:
     """Scores, drops the lowest, and again; a call that was killed goes on with the next round."""
-    rounds: list[dict[str, Any]] = job.folder.read(partial) if (job.folder.own / partial).is_file() else []
+    rounds: list[dict[str, Any]] = job.folder.read_if_whole(partial, [])
     removed = [layer for done in rounds for layer in done["removed"]]
     sizes, metric = job.inputs.sizes, job.recipe.importance.metric
     while not selection.is_done(removed, sizes):

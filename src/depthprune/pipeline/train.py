@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from depthprune.data.tokens import encode_prompts
-from depthprune.pipeline.folder import fingerprint
+from depthprune.files import remove
+from depthprune.pipeline.fingerprint import model_fingerprint
 from depthprune.pipeline.job import Job
 from depthprune.training import FineTuning, Start
 from depthprune.training.base import frozen_dtype
@@ -68,7 +68,6 @@ def _fine_tune(job: Job, path: str | Path, stage: str, digest: str) -> str:
     if job.state.is_main_process:
         job.save(model, stage)
         _record(job, stage, trains)
-        shutil.rmtree(scratch.parent, ignore_errors=True)
     return f"{settings.method} on {len(rows)} rows, {losses.steps} steps"
 
 
@@ -95,7 +94,7 @@ def _teacher(job: Job, rows: Any) -> TeacherCache:
 def _teacher_key(job: Job, rows: Any) -> str:
     """A hash of all that the teacher's predictions depend on: model, tokens, and how many are kept."""
     settings = _settings(job).distill
-    model = [fingerprint(str(job.recipe.model)), str(job.dtype)]
+    model = [model_fingerprint(str(job.recipe.model)), str(job.dtype)]
     digest = hashlib.sha256(json.dumps([*model, settings.top_k, settings.temperature]).encode())
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True).encode())
@@ -109,7 +108,7 @@ def _dense(job: Job) -> Any:
 def _record(job: Job, stage: str, trains: dict[str, Any]) -> None:
     """What the stage trained → training.json."""
     folder, settings = job.folder, _settings(job)
-    before = folder.read("training.json") if (folder.own / "training.json").is_file() else {}
+    before = folder.read_if_whole("training.json", {})
     chosen = {"method": settings.method, "loss": settings.loss, "data": settings.data}
     folder.write("training.json", {**before, stage: {**chosen, **trains}})
 
@@ -118,4 +117,4 @@ def _remove_others(cache: Path) -> None:
     """Removes what another recipe's teacher left beside `cache`."""
     for other in cache.parent.glob("*"):
         if other != cache:
-            shutil.rmtree(other, ignore_errors=True)
+            remove(other)

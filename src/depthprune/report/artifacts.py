@@ -1,26 +1,26 @@
 """What a run has left in its folder so far; a run that ended early leaves less."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from depthprune.files import OWN, read_json
+from depthprune.files import OWN, read_json, read_json_lines
+from depthprune.model.published import read_record
 from depthprune.selection import Plan
 
 
 @dataclass(frozen=True)
 class Artifacts:
-    """The artifacts of a run as they were written, None (or empty) where there is none.
+    """The artifacts of a run as they were written, None (or empty) where there is none, or another recipe's.
 
     Attributes:
         recipe: the resolved recipe.
         stages: stage → digest, seconds, peak_bytes, of those that ended.
         losses: the training log, one entry a line, each with its stage.
         training: stage → what it trained.
-        config: of the model that the run folder is, once there is one.
+        config: of the model that the run folder is, once there is one that the recipe made.
     """
 
     recipe: dict[str, Any] | None
@@ -61,21 +61,33 @@ class Artifacts:
 def read_artifacts(root: Path) -> Artifacts:
     """Whatever stands in the run folder `root` now."""
     own = root / OWN
+    stamps = _read(own / "stages.json") or {}
+    stages = {stage: stamp for stage, stamp in stamps.items() if not stamp.get("stale")}
 
-    def read(name: str) -> Any:
-        return read_json(own / name) if (own / name).is_file() else None
+    def read(name: str, stage: str) -> Any:
+        return _read(own / name) if stage in stages or stage not in stamps else None
 
-    recipe, metrics, config = own / "recipe.yaml", own / "metrics.jsonl", root / "config.json"
-    plan = read("plan.json")
+    recipe, config = own / "recipe.yaml", root / "config.json"
+    plan = read("plan.json", "select")
+    published = read_record(root)["stage"]
+    losses = read_json_lines(own / "metrics.jsonl")
     return Artifacts(
         recipe=yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None,
-        scores=read("scores.json"),
+        scores=read("scores.json", "score"),
         plan=Plan.from_json(plan) if plan else None,
-        recovery=read("recovery.json"),
-        evaluation=read("eval.json"),
-        environment=read("environment.json"),
-        stages=read("stages.json") or {},
-        losses=[json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else [],
-        training=read("training.json"),
-        config=read_json(config) if config.is_file() else None,
+        recovery=read("recovery.json", "prune"),
+        evaluation=read("eval.json", "evaluate"),
+        environment=_read(own / "environment.json"),
+        stages=stages,
+        losses=[entry for entry in losses if entry["stage"] in stages or entry["stage"] not in stamps],
+        training=_read(own / "training.json"),
+        config=_read(config) if published is None or published in stages else None,
     )
+
+
+def _read(path: Path) -> Any:
+    """None where the file is not there, or torn: a report tells what there is."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, ValueError):
+        return None

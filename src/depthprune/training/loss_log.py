@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from depthprune.files import write_text
+from depthprune.files import read_json_lines, write_text
 
 
 class LossLog(TrainerCallback):
@@ -26,7 +26,6 @@ class LossLog(TrainerCallback):
         self.steps = state.global_step
         if not state.is_world_process_zero:
             return
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        others = [line for line in lines if json.loads(line)["stage"] != self.stage]
-        ours = [json.dumps({"stage": self.stage, **entry}) for entry in state.log_history]
-        write_text(self.path, "\n".join([*others, *ours]) + "\n")
+        others = [entry for entry in read_json_lines(self.path) if entry.get("stage") != self.stage]
+        ours = [{"stage": self.stage, **entry} for entry in state.log_history]
+        write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in [*others, *ours]))

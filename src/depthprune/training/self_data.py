@@ -13,7 +13,7 @@ from depthprune.data.examples import Examples
 from depthprune.errors import UserError
 from depthprune.evaluation.logprobs import BATCH_ROW
 from depthprune.evaluation.progress import with_progress
-from depthprune.files import write_text
+from depthprune.files import read_json_lines, write_text
 from depthprune.model.generation import continuations, decoding, fitted
 from depthprune.training.base import SelfData
 
@@ -44,7 +44,7 @@ def write_answers(
     the user's own rows (calls of tools as the text that the template makes of them), and `row` (the place
     there), `input_ids`, `completion_mask`, and `finished`, false where the length ended the answer. Prompt
     and answer share `length` tokens. Blank answers are left out.
-    Batches go to `partial` as they come: a call that was killed goes on with the next one.
+    Batches go to `partial` as they come: a call that was killed goes on with the next one. It stays.
 
     Raises:
         UserError: all answers are blank.
@@ -55,9 +55,7 @@ def write_answers(
     answers = _generate(model, prompts, batches, decoded, seed, partial)
     ends = set(decoded.eos_token_id or [])
     rows = [_row(examples, i, prompts[i], answers[i], ends, tokenizer) for i in range(len(prompts))]
-    note = _write(rows, examples.source, path)
-    partial.unlink()
-    return note
+    return _write(rows, examples.source, path)
 
 
 def answered_rows(path: Path) -> datasets.Dataset:
@@ -97,10 +95,9 @@ def _whole_lines(partial: Path) -> list[list[list[int]]]:
     """The batches that an earlier call wrote to their end; the file then holds just these."""
     if not partial.is_file():
         return []
-    lines = partial.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    write_text(partial, "".join(whole))
-    return [json.loads(line) for line in whole]
+    whole = read_json_lines(partial)
+    write_text(partial, "".join(json.dumps(line) + "\n" for line in whole))
+    return whole
 
 
 def _row(

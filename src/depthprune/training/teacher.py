@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from depthprune.data.batches import collate, token_batches
 from depthprune.evaluation.progress import with_progress
+from depthprune.files import put_in_place
 from depthprune.training.base import Distillation
 from depthprune.training.learned import learned_logits, learned_tokens
 
@@ -71,7 +72,7 @@ class TeacherCache:
             path = self._path(first)
             partial = path.with_suffix(".partial")
             save_file(self._predict(teacher, tokenizer, rows, tokens), partial)
-            partial.replace(path)
+            put_in_place(partial, path)
 
     @torch.inference_mode()
     def _predict(

@@ -1,9 +1,7 @@
 """Training on TRL's SFTTrainer, and what TRL does to a model taken back."""
 
 import copy
-import json
 import logging
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from depthprune.errors import UserError
 from depthprune.model.anatomy import layers_path
 from depthprune.settings import LoraSettings, TrainerSettings
 from depthprune.training.base import FineTuning, Start, uses_bf16
+from depthprune.training.checkpoints import Manifests, newest_checkpoint
 from depthprune.training.lora import lora_config
 from depthprune.training.trained import trained_tensors
 
@@ -57,7 +56,7 @@ def sft_trainer(
         # TRL sets a pad token on it; the saved one stays as it was
         "processing_class": copy.deepcopy(tokenizer),
         "peft_config": lora_config(model, settings) if isinstance(settings, LoraSettings) else None,
-        "callbacks": list(callbacks),
+        "callbacks": [*callbacks, Manifests()],
     }
     trainer = SFTTrainer(**options) if teacher is None else _distilling(teacher, options)
     trained: Any = trainer.model
@@ -159,21 +158,3 @@ def fine_tune(
 def _said(trains: dict[str, Any]) -> str:
     millions = f"{trains['trained'] / 1e6:.3g} M of {trains['parameters'] / 1e6:.3g} M parameters"
     return f"{trains['what']}: {millions}"
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The Trainer's newest checkpoint that was written to its end; torn ones are removed.
-
-    `trainer_state.json` is the last file that the Trainer writes.
-    """
-    checkpoints = sorted(
-        folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True
-    )
-    for checkpoint in checkpoints:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
-        else:
-            return checkpoint
-    return None
