@@ -8,6 +8,7 @@ from tiny import tiny_model
 from tiny_tokenizer import tiny_tokenizer
 
 from depthprune.data.examples import Examples, load_examples
+from depthprune.errors import UserError
 from depthprune.evaluation import evaluate
 
 LAB = Path(__file__).parents[2] / "../shared/lab"
@@ -65,6 +66,23 @@ def test_bfloat16_is_measured_in_float32():
     (loss, _), (again, _) = (evaluate(model, tiny_tokenizer(), TEXT, batch_size=size) for size in (1, 16))
     assert loss.value == pytest.approx(again.value, rel=1e-2)
     assert loss.value != float(torch.tensor(loss.value).bfloat16())
+
+
+@pytest.mark.parametrize("rows", [CHOICES, PAIRS, CHATS, TEXT])
+def test_a_weight_that_is_not_finite_is_named(rows):
+    model = tiny_model(layers=2, vocab_size=300)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = float("nan")
+    with pytest.raises(UserError, match=r"layer 1 is damaged, model\.layers\.1\.mlp\.up_proj\.weight holds"):
+        evaluate(model, tiny_tokenizer(), rows, max_new_tokens=4)
+
+
+def test_arithmetic_that_overflows_is_a_users_error():
+    model = tiny_model(layers=2, vocab_size=300)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.fill_(3e38)
+    with pytest.raises(UserError, match="not finite; its weights are finite, so the arithmetic overflows"):
+        evaluate(model, tiny_tokenizer(), TEXT)
 
 
 @pytest.mark.skipif(not LAB.exists(), reason="the lab's material is absent")

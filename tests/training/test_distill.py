@@ -94,8 +94,11 @@ def naive_parts(student, dense, rows, temperature):
     return ce, kl, tokens
 
 
-@pytest.mark.parametrize("masked", [True, False])
-def test_the_loss_is_the_documented_sum_on_the_tokens_that_ce_learns(tmp_path, taught, masked):
+@pytest.mark.parametrize(("masked", "chunk"), [(True, 10_000), (False, 10_000), (True, 1), (False, 5)])
+def test_the_loss_is_the_documented_sum_on_the_tokens_that_ce_learns(
+    tmp_path, taught, monkeypatch, masked, chunk
+):
+    monkeypatch.setattr("depthprune.model.head._CHUNK_LOGITS", chunk * len(TOKENIZER))
     start, make = taught
     rows = encoded(16)
     if not masked:
@@ -128,6 +131,19 @@ def test_micro_batches_do_not_change_the_result(tmp_path, taught):
         for name, weight in tuned[0].items():
             moved = (weight - before[name]).abs().max()
             assert (other[name] - weight).abs().max() < 0.02 * moved + 1e-6, name
+
+
+def test_logits_of_a_few_tokens_at_a_time_give_the_same_gradients(tmp_path, taught, monkeypatch):
+    start, make = taught
+    tuned = []
+    for chunk in (10_000, 3):
+        monkeypatch.setattr("depthprune.model.head._CHUNK_LOGITS", chunk * len(TOKENIZER))
+        settings = Full(loss="distill", **{**SHORT, "learning_rate": 1e-3, "max_steps": 2})
+        tuned.append(weights(tune(start, settings, tmp_path / str(chunk), teacher=make())[0]))
+    before = weights(start.load(torch.float32))
+    for name, weight in tuned[0].items():
+        moved = (weight - before[name]).abs().max()
+        assert (tuned[1][name] - weight).abs().max() < 0.02 * moved + 1e-6, name
 
 
 @pytest.mark.parametrize("method", [Lora, Full, Partial, QLora])

@@ -3,8 +3,10 @@ import torch
 from tiny import tiny_model
 from tuned import TOKENIZER, Killed, encoded
 
+from depthprune.model.anatomy import decoder_layers
+from depthprune.model.head import logits_of
 from depthprune.training import Distillation, teacher
-from depthprune.training.learned import learned_logits, learned_tokens
+from depthprune.training.learned import learned_states, learned_tokens
 from depthprune.training.teacher import TeacherCache
 
 
@@ -34,7 +36,8 @@ def test_the_head_on_learned_tokens_alone_gives_their_logits(family):
     mask[1, 6:] = 0
     batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     with torch.no_grad():
-        _, found, targets = learned_logits(dense, batch)
+        _, decoded, hidden, targets = learned_states(dense, batch)
+        found = logits_of(dense, decoded, hidden)
         whole = dense(input_ids=ids, attention_mask=mask).logits
     expected = [(row, t) for row in range(2) for t in range(1, 9) if labels[row, t] != -100]
     assert torch.allclose(found, torch.stack([whole[row, t - 1] for row, t in expected]), atol=1e-5)
@@ -73,11 +76,11 @@ def test_filling_goes_on_where_it_was_killed(tmp_path, monkeypatch):
     passes = []
 
     def count(module, args, kwargs, output):
-        passes.append(len(kwargs["input_ids"]))
+        passes.append(len(output))
         if len(passes) == 3:
             raise Killed
 
-    hook = dense.register_forward_hook(count, with_kwargs=True)
+    hook = decoder_layers(dense)[0].register_forward_hook(count, with_kwargs=True)
     with pytest.raises(Killed):
         killed.fill(dense, TOKENIZER, killed.missing(), 10_000)
     assert killed.missing() == [8, 12]
@@ -89,3 +92,19 @@ def test_filling_goes_on_where_it_was_killed(tmp_path, monkeypatch):
     every = range(16)
     pairs = zip(killed.predictions(every), whole.predictions(every), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("chunk", [1, 7])
+def test_the_logits_of_a_few_tokens_are_there_at_a_time(tmp_path, monkeypatch, chunk):
+    rows, dense = encoded(9), model("gemma2")
+    whole = TeacherCache(tmp_path / "whole", rows, Distillation(top_k=4))
+    whole.fill(dense, TOKENIZER, whole.missing(), 10_000)
+    monkeypatch.setattr("depthprune.model.head._CHUNK_LOGITS", chunk * len(TOKENIZER))
+    sizes = []
+    hook = dense.lm_head.register_forward_hook(lambda _, args, output: sizes.append(output.shape[1]))
+    few = TeacherCache(tmp_path / "few", rows, Distillation(top_k=4))
+    few.fill(dense, TOKENIZER, few.missing(), 10_000)
+    hook.remove()
+    assert max(sizes) == chunk
+    for one, other in zip(whole.predictions(range(9)), few.predictions(range(9)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

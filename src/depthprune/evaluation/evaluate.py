@@ -44,12 +44,12 @@ def evaluate(
             examples = examples.select(spread(len(examples.rows), limit))
         if examples.has_choices:
             return [choice_accuracy(model, tokenizer, examples, batch_size, length)]
-        return [
-            *completion_overlap(
-                model, tokenizer, examples, batch_size, length, max_new_tokens, chat_template
-            ),
-            completion_loss(model, tokenizer, examples, batch_size, length, chat_template),
-        ]
+        # First, for a damaged model is found out here, and its texts would only be odd.
+        loss = completion_loss(model, tokenizer, examples, batch_size, length, chat_template)
+        overlap = completion_overlap(
+            model, tokenizer, examples, batch_size, length, max_new_tokens, chat_template
+        )
+        return [*overlap, loss]
 
 
 def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from depthprune.data.batches import token_batches
 from depthprune.data.examples import Examples
 from depthprune.data.tokens import encode_answers
-from depthprune.evaluation.logprobs import BATCH_ROW
+from depthprune.evaluation.logprobs import batch_tokens
 from depthprune.evaluation.measurement import Measurement, mean_and_stderr
 from depthprune.evaluation.progress import with_progress
 from depthprune.model.generation import continuations, decoding, fitted
@@ -77,7 +77,8 @@ def generate(
     prompts, new_tokens = fitted(prompts, tokenizer, length, max_new_tokens)
     settings = decoding(model, tokenizer, new_tokens)
     texts = [""] * len(prompts)
-    grouped = token_batches([len(ids) + new_tokens for ids in prompts], batch_size * BATCH_ROW)
+    lengths = [len(ids) + new_tokens for ids in prompts]
+    grouped = token_batches(lengths, batch_tokens(model, batch_size, max(lengths, default=1)))
     for indices in with_progress(grouped, "generation"):
         written = continuations(model, [prompts[i] for i in indices], settings)
         for i, ids in zip(indices, written, strict=True):

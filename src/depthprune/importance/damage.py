@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import layers_path, unwrap
+from depthprune.model.damage import damage
 
 
 def refuse_non_finite(metric: str, scores: Tensor, model: nn.Module) -> Tensor:
@@ -14,15 +14,8 @@ def refuse_non_finite(metric: str, scores: Tensor, model: nn.Module) -> Tensor:
     """
     if scores.isfinite().all():
         return scores
-    prefix = f"{layers_path(model)}."
-    for name, weight in unwrap(model).named_parameters():
-        if not weight.isfinite().all():
-            inside = name.startswith(prefix)
-            where = f"layer {name.removeprefix(prefix).split('.')[0]}" if inside else "the embedding or head"
-            raise UserError(
-                f"{metric}: {where} is damaged, {name} holds values that are not finite: load another copy "
-                "of the model"
-            )
+    if found := damage(model):
+        raise UserError(f"{metric}: {found}")
     first = int((~scores.isfinite()).nonzero()[0])
     raise UserError(
         f"{metric}: the score of layer {first} is not finite though all weights are: load the model in "

@@ -13,12 +13,12 @@ from depthprune.importance.per_sample import PerSampleNorms, frozen
 from depthprune.importance.sample_batches import (
     Sample,
     activation_bytes,
-    backward,
     memory_budget,
     pad,
     split_samples,
 )
 from depthprune.model.anatomy import decoder_layers, layers_path, unwrap
+from depthprune.model.head import backward_sample_losses
 
 log = logging.getLogger("depthprune")
 
@@ -75,7 +75,7 @@ def _score(model: nn.Module, norms: PerSampleNorms, group: list[Sample]) -> Tens
     """The sums of norms over one batch, float64 [L]."""
     batch = pad(group, unwrap(model).device)
     norms.begin(*batch["input_ids"].shape)
-    backward(model, batch)
+    backward_sample_losses(model, batch)
     sums = norms.finish()
     if norms.mixed:
         return torch.stack([_score(model, norms, [sample]) for sample in group]).sum(dim=0)

@@ -12,9 +12,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from depthprune.errors import UserError
 from depthprune.importance.base import Batches
 from depthprune.importance.per_sample import PerSampleNorms
-from depthprune.model.anatomy import decoder_layers, unwrap
-from depthprune.model.head import IGNORED, next_tokens
+from depthprune.model.anatomy import decoder, decoder_layers, unwrap
+from depthprune.model.head import IGNORED
 from depthprune.model.hooks import layer_input
+from depthprune.model.memory import free_bytes
 
 log = logging.getLogger("depthprune")
 
@@ -88,9 +89,7 @@ def memory_budget(model: nn.Module) -> int:
     budget = max(int(_SHARE_OF_GRADIENTS * weights), _LEAST_BYTES)
     device = unwrap(model).device
     if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = torch.cuda.mem_get_info(device)[0] + unused
-        budget = min(budget, int(_SHARE_OF_FREE * free))
+        budget = min(budget, int(_SHARE_OF_FREE * free_bytes(device)))
     return budget
 
 
@@ -161,25 +160,11 @@ def _measure(model: nn.Module, input_ids: Tensor, norms: PerSampleNorms) -> tupl
             stack.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(layer.register_forward_hook(leave).remove)
         norms.begin(1, len(input_ids))
-        logits = model(input_ids=input_ids[None].to(unwrap(model).device), use_cache=False).logits
-    head = held.release() + logits.numel() * (logits.element_size() + 4)  # and their gradient in float32
+        decoded = decoder(model)(input_ids=input_ids[None].to(unwrap(model).device), use_cache=False)
+    hidden = decoded["last_hidden_state"]
+    head = held.release() + 2 * hidden.numel() * hidden.element_size()  # and its gradient
     return sum(sizes) + head, sum(inputs) + max(sizes, default=0) + head
 
 
 def _never_needed(_: None) -> Tensor:
     raise AssertionError("no backward pass follows")
-
-
-def backward(model: nn.Module, batch: dict[str, Tensor]) -> None:
-    """A forward and a backward pass of Σ_s mean_τ CE, each sample's own mean over its target tokens.
-
-    The mean over the whole batch would weigh a sample by its length. ∂CE/∂logits = (softmax − one-hot) / n is
-    formed by hand: autograd would hold the logits, often the largest tensor, two more times.
-    """
-    logits = model(**{key: batch[key] for key in ("input_ids", "attention_mask")}, use_cache=False).logits
-    targets = next_tokens(batch).to(logits.device)
-    real = targets != IGNORED
-    weights = (real / real.sum(dim=1, keepdim=True))[:, :, None]
-    gradient = logits.detach().softmax(dim=-1, dtype=torch.float32).mul_(weights)
-    gradient.scatter_add_(2, targets.clamp(min=0)[:, :, None], -weights)
-    logits.backward(gradient.to(logits.dtype))

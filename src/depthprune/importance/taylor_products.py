@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from depthprune.model.anatomy import decoder_layers, linear_weights
 from depthprune.model.freeze import all_frozen
-from depthprune.model.head import summed_sample_losses
+from depthprune.model.head import backward_sample_losses
 from depthprune.model.skip import skipped_layers
 
 # |W ⊙ ∂L/∂W| is formed in float32 this many elements at a time.
@@ -27,11 +27,10 @@ def summed_products(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> T
 
     with _learning(model, list(weights)):
         for batch in batches[:-1]:
-            summed_sample_losses(model, batch).backward()
-        loss = summed_sample_losses(model, batches[-1])
+            backward_sample_losses(model, batch)
         # The sums are complete as the last pass reaches a weight: it is reduced and freed at once.
         with _after_gradient(weights, reduce):
-            loss.backward()
+            backward_sample_losses(model, batches[-1])
         for weight in weights:
             if weight.grad is not None:
                 reduce(weight)  # an expert that the last batch did not come by

@@ -13,9 +13,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers.utils import ModelOutput
 from trl import SFTTrainer
 
-from depthprune.training.learned import learned_logits
+from depthprune.model.head import chunk_rows, logits_of
+from depthprune.training.learned import learned_states
 from depthprune.training.teacher import TeacherCache, lumped
 
 
@@ -57,10 +60,10 @@ class DistillTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         options = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        output, logits, targets = learned_logits(model, inputs, **options)
+        output, decoded, hidden, targets = learned_states(model, inputs, **options)
         weight, temperature = self.settings.weight, self.settings.temperature
-        ce = F.cross_entropy(logits, targets, reduction="sum")
-        kl = divergence(logits, inputs["teacher_ids"], inputs["teacher_logprobs"], temperature)
+        teacher = inputs["teacher_ids"], inputs["teacher_logprobs"]
+        ce, kl = self._parts(model, decoded, hidden, targets, *teacher)
         self.sums += torch.stack([ce.detach(), kl.detach(), torch.as_tensor(len(targets))]).double().cpu()
         tokens = len(targets) if num_items_in_batch is None else num_items_in_batch
         loss = ((1 - weight) * ce + weight * temperature**2 * kl) / max(tokens, 1)
@@ -71,6 +74,23 @@ class DistillTrainer(SFTTrainer):
             micro_batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
             loss = loss + self.router_aux_loss_coef * output.aux_loss / micro_batches
         return (loss, output) if return_outputs else loss
+
+    def _parts(self, model: Any, decoded: ModelOutput, *rows: Tensor) -> Tensor:
+        """(Σ CE, Σ KL) over the learned tokens; logits of a few at a time, and anew for the gradient.
+
+        `rows` are hidden states, targets, and the teacher's ids and log-probabilities, one row a token each.
+        """
+
+        def parts(hidden: Tensor, targets: Tensor, ids: Tensor, logprobs: Tensor) -> Tensor:
+            logits = logits_of(model, decoded, hidden).float()
+            ce = F.cross_entropy(logits, targets, reduction="sum")
+            return torch.stack([ce, divergence(logits, ids, logprobs, self.settings.temperature)])
+
+        size = chunk_rows(model)
+        if len(rows[0]) <= size:
+            return parts(*rows)
+        chunks = zip(*(values.split(size) for values in rows), strict=True)
+        return torch.stack([checkpoint(parts, *chunk, use_reentrant=False) for chunk in chunks]).sum(dim=0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.sums[2]:

@@ -12,12 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
 
 from depthprune.data.batches import collate, token_batches
 from depthprune.evaluation.progress import with_progress
 from depthprune.files import put_in_place
+from depthprune.model.head import chunked_logits
 from depthprune.training.base import Distillation
-from depthprune.training.learned import learned_logits, learned_tokens
+from depthprune.training.learned import learned_states, learned_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -82,20 +84,27 @@ class TeacherCache:
         for indices in token_batches([len(row["input_ids"]) for row in rows], tokens):
             batch = collate([rows[i] for i in indices], tokenizer)
             device = next(teacher.parameters()).device
-            _, logits, _ = learned_logits(
-                teacher, {name: values.to(device) for name, values in batch.items()}
-            )
-            logits = logits / self.settings.temperature
-            ids = logits.topk(min(self.settings.top_k, logits.shape[-1])).indices
-            logprobs = lumped(logits, ids).log_softmax(-1)
+            inputs = {name: values.to(device) for name, values in batch.items()}
+            _, decoded, hidden, _ = learned_states(teacher, inputs)
+            ids, logprobs = self._likeliest(teacher, decoded, hidden)
             counts = [learned_tokens(rows[i]) for i in indices]
-            parts = zip(indices, ids.int().cpu().split(counts), logprobs.cpu().split(counts), strict=True)
+            parts = zip(indices, ids.split(counts), logprobs.split(counts), strict=True)
             found |= {i: (tokens_, logprobs_) for i, tokens_, logprobs_ in parts}
         ordered = [found[i] for i in range(len(rows))]
         return {
             "ids": torch.cat([ids for ids, _ in ordered]),
             "logprobs": torch.cat([logprobs for _, logprobs in ordered]),
         }
+
+    def _likeliest(self, teacher: nn.Module, decoded: ModelOutput, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """`ids` and `logprobs` behind hidden states [N, d], on the CPU."""
+        ids, logprobs = [], []
+        for _, logits in chunked_logits(teacher, decoded, hidden):
+            logits = logits / self.settings.temperature
+            likeliest = logits.topk(min(self.settings.top_k, logits.shape[-1])).indices
+            ids.append(likeliest.int().cpu())
+            logprobs.append(lumped(logits, likeliest).log_softmax(-1).cpu())
+        return torch.cat(ids), torch.cat(logprobs)
 
     def predictions(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(ids int64 [N, k], log-probabilities [N, k + 1]) of the N learned tokens of these rows."""
