@@ -36,11 +36,18 @@ class Chat:
 
 def chats(examples: Examples) -> Iterator[Chat]:
     """The rows of a dataset of the kind "messages"."""
-    for row in examples.rows:
-        completion = row["completion"]
+    columns = examples.rows[:]
+    absent = [None] * len(examples.rows)
+    for prompt, completion, tools, options in zip(
+        columns["prompt"],
+        columns["completion"],
+        columns.get("tools", absent),
+        columns.get("chat_template_kwargs", absent),
+        strict=True,
+    ):
         if isinstance(completion, str):
             completion = [{"role": "assistant", "content": completion}]
-        yield Chat(row["prompt"], completion, row.get("tools"), row.get("chat_template_kwargs"))
+        yield Chat(prompt, completion, tools, options)
 
 
 def render_chats(

@@ -19,7 +19,7 @@ def split_off(examples: Examples, seed: int, size: int | None = None) -> tuple[E
     """
     groups: dict[str, list[int]] = {}
     column = "text" if examples.kind == "text" else "prompt"
-    for i, content in enumerate(examples.rows[column]):
+    for i, content in enumerate(examples.rows[column][:]):
         groups.setdefault(json.dumps(content), []).append(i)
     total = len(examples.rows)
     wanted = size if size is not None else min(max(total // 10, 1), 1000)
@@ -44,7 +44,7 @@ def rows_in_both(train: Examples, evaluated: Examples) -> int:
 def _contents(examples: Examples) -> Iterator[bytes]:
     """A hash of what is learned from each row, and of what comes before it."""
     columns = ("text",) if examples.kind == "text" else ("prompt", "completion")
-    for row in zip(*(examples.rows[column] for column in columns), strict=True):
+    for row in zip(*(examples.rows[column][:] for column in columns), strict=True):
         whole = json.dumps(row, sort_keys=True) if examples.kind == "messages" else "".join(row)
         yield hashlib.blake2b(" ".join(whole.split()).encode(), digest_size=16).digest()
 

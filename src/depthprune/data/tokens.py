@@ -8,6 +8,7 @@ import logging
 import datasets
 from transformers import PreTrainedTokenizerBase
 
+from depthprune.data.batch_tokens import token_ids
 from depthprune.data.chat import render_chats
 from depthprune.data.examples import Examples
 from depthprune.errors import UserError
@@ -46,7 +47,7 @@ def encode(
             f"{examples.source}: no row has a token to learn within max_length {max_length}: every prompt "
             "fills it; raise max_length or shorten the prompts"
         )
-    return datasets.Dataset.from_list(rows)
+    return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in rows[0]})
 
 
 def encode_prompts(
@@ -70,13 +71,13 @@ def encode_choices(
     examples: Examples, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[list[int], list[list[int]]]]:
     """The token ids of each row's prompt, and of each of its choices after it, without EOS."""
-    rows = zip(examples.rows["prompt"], examples.rows["choices"], strict=True)
+    rows = zip(examples.rows["prompt"][:], examples.rows["choices"][:], strict=True)
     return _encode_pairs([_move_spaces(prompt, choices) for prompt, choices in rows], tokenizer)
 
 
 def encode_documents(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """The token ids of each text alone: no BOS, no EOS."""
-    return _token_ids(list(examples.rows["text"]), tokenizer)
+    return token_ids(examples.rows["text"][:], tokenizer)
 
 
 def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -136,7 +137,7 @@ def _pairs(
     """Each row's prompt and completion as texts whose concatenation the model is to see."""
     if examples.kind == "messages":
         return render_chats(examples, tokenizer, chat_template)
-    rows = zip(examples.rows["prompt"], examples.rows["completion"], strict=True)
+    rows = zip(examples.rows["prompt"][:], examples.rows["completion"][:], strict=True)
     moved = (_move_spaces(prompt, [completion]) for prompt, completion in rows)
     return [(prompt, completion) for prompt, (completion,) in moved]
 
@@ -163,19 +164,24 @@ def _encode_pairs(
         return []
     bos = opening(tokenizer)
     texts = [text for prompt, tails in pairs for text in (prompt, *(prompt + tail for tail in tails))]
-    token_ids = iter(_token_ids(texts, tokenizer))
-    encoded = []
-    for _, tails in pairs:
-        prompt_ids = next(token_ids)
+    encoded_texts = iter(token_ids(texts, tokenizer))
+    encoded: list[tuple[list[int], list[list[int]]]] = []
+    straddled: list[tuple[int, int, str]] = []
+    for i, (_, tails) in enumerate(pairs):
+        prompt_ids = next(encoded_texts)
         tail_ids = []
-        for tail in tails:
-            ids = next(token_ids)
+        for k, tail in enumerate(tails):
+            ids = next(encoded_texts)
             if ids[: len(prompt_ids)] == prompt_ids and len(ids) > len(prompt_ids):
                 tail_ids.append(ids[len(prompt_ids) :])
             else:
-                tail_ids.append(_token_ids([tail], tokenizer)[0])
+                tail_ids.append([])
+                straddled.append((i, k, tail))
         # Many chat templates write the BOS themselves.
         encoded.append((prompt_ids if prompt_ids[: len(bos)] == bos else bos + prompt_ids, tail_ids))
+    alone = token_ids([tail for _, _, tail in straddled], tokenizer)
+    for (i, k, _), ids in zip(straddled, alone, strict=True):
+        encoded[i][1][k] = ids
     return encoded
 
 
@@ -189,7 +195,3 @@ def _close(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     while ids and ids[-1] == eos:
         ids = ids[:-1]
     return [*ids, eos]
-
-
-def _token_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]

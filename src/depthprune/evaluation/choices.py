@@ -74,7 +74,7 @@ def choice_scores(
         [shared.targets for shared in inputs],
         batch_size,
     )
-    all_choices = examples.rows["choices"]
+    all_choices = examples.rows["choices"][:]
     scores = [[0.0] * len(tails) for _, tails in encoded]
     for shared, found in zip(inputs, logprobs, strict=True):
         parts = found.split([len(tail) for tail in shared.tails])
@@ -99,6 +99,6 @@ def _shared_inputs(row: int, prompt: list[int], tails: list[list[int]]) -> list[
 
 def majority(examples: Examples) -> float:
     """What a constant guess gets: always the same text, or always the same place, whichever is better."""
-    texts = Counter(examples.rows["completion"])
+    texts = Counter(examples.rows["completion"][:])
     places = Counter(row["choices"].index(row["completion"]) for row in examples.rows)
     return max(*texts.values(), *places.values()) / len(examples.rows)

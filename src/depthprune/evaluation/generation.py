@@ -8,10 +8,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from depthprune.data.batches import token_batches
 from depthprune.data.examples import Examples
+from depthprune.data.progress import with_progress
 from depthprune.data.tokens import encode_answers
 from depthprune.evaluation.logprobs import batch_tokens
 from depthprune.evaluation.measurement import Measurement, mean_and_stderr
-from depthprune.evaluation.progress import with_progress
 from depthprune.model.generation import continuations, decoding, fitted
 
 

@@ -4,8 +4,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from depthprune.data.batches import collate, token_batches
+from depthprune.data.progress import with_progress
 from depthprune.errors import UserError
-from depthprune.evaluation.progress import with_progress
 from depthprune.model.anatomy import decoder
 from depthprune.model.damage import damage
 from depthprune.model.head import token_logprobs

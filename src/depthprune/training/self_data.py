@@ -10,9 +10,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from depthprune.data.batches import token_batches
 from depthprune.data.examples import Examples
+from depthprune.data.progress import with_progress
 from depthprune.errors import UserError
 from depthprune.evaluation.logprobs import BATCH_ROW
-from depthprune.evaluation.progress import with_progress
 from depthprune.files import read_json_lines, write_text
 from depthprune.model.generation import continuations, decoding, fitted
 from depthprune.training.base import SelfData
