@@ -3,7 +3,8 @@
     python benchmarks/tokenisation.py --model ../shared/lab/model --text ../shared/lab/text/wikipedia.jsonl
 
 The loop does what is done without batches: each row's prompt, then prompt and completion, or the whole
-document, through the tokenizer by itself, and the same windows. Both sides give the same rows, which is checked.
+document, through the tokenizer by itself, and the same windows. Both sides give the same rows, which is
+checked.
 """
 
 import argparse
