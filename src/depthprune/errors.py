@@ -1,10 +1,11 @@
-"""The one exception that the user's own input can raise, and what the disk raises, said in a line."""
+"""What the user is told: the one exception for wrong input, what the disk raises, text from outside."""
 
 import errno
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class UserError(Exception):
@@ -82,3 +83,21 @@ def disk_faults_explained() -> Iterator[None]:
         if fault := disk_fault(error):
             raise fault from error
         raise
+
+
+# Control characters but tab and line feed, what turns the direction of text, other line ends, half letters.
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """`text` with what a terminal would obey written out, such as \\x1b; lines stay lines."""
+    return OBEYED.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def plain_values(content: Any) -> Any:
+    """As `plain`, for every string in lists and dictionaries."""
+    if isinstance(content, dict):
+        return {plain(str(key)): plain_values(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [plain_values(value) for value in content]
+    return plain(content) if isinstance(content, str) else content

@@ -10,6 +10,7 @@ from calling import refused, run_arguments
 from runs import rows, write_jsonl
 
 from depthprune.cli import terminal
+from depthprune.errors import OBEYED, plain
 
 HOSTILE = [
     "x[/]y",
@@ -24,25 +25,25 @@ HOSTILE = [
 
 
 def test_what_a_terminal_obeys_is_written_out():
-    assert terminal.plain("a\x1b[0m\u202eb\x9b\udce9\tä\n") == "a\\x1b[0m\\u202eb\\x9b\\udce9\tä\n"
+    assert plain("a\x1b[0m\u202eb\x9b\udce9\tä\n") == "a\\x1b[0m\\u202eb\\x9b\\udce9\tä\n"
     assert terminal.one_line("a\nb\r\n") == "a\\nb\\r\\n"
     assert json.loads(terminal.as_json({"a\x1b": ["\u202e\x9b\udce9ä", 1]})) == {
         "a\x1b": ["\u202e\x9b\udce9ä", 1]
     }
-    assert not terminal._OBEYED.search(terminal.as_json(HOSTILE))
+    assert not OBEYED.search(terminal.as_json(HOSTILE))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_is_printed_as_it_is(cli, lab, name):
     (lab / name).parent.mkdir(exist_ok=True)
     write_jsonl(lab / f"{name}.jsonl", rows(8, seed=1))
-    shown, name_of_data = terminal.plain(name), Path(name).name
+    shown, name_of_data = plain(name), Path(name).name
     code, out, err = cli("evaluate", "--model=model", f"--eval={name}.jsonl")
     assert code == 0, err
-    assert terminal.plain(name_of_data) in out and not terminal._OBEYED.search(out + err.replace("\r", ""))
+    assert plain(name_of_data) in out and not OBEYED.search(out + err.replace("\r", ""))
     code, out, err = cli("evaluate", "--model=model", f"--eval={name}.jsonl", "--json")
     assert json.loads(out)["rows"]["model"]["results"][0]["dataset"] == name_of_data
-    assert not terminal._OBEYED.search(out)
+    assert not OBEYED.search(out)
     assert shown in refused(cli, lab, *run_arguments(train=f"no {name}.jsonl"))
     assert shown in refused(cli, lab, "run", f"no {name}", "--model=model")
     assert shown in refused(cli, lab, "verify", f"no/such/{name}")

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, T5Config, ViTConfig
 
 from depthprune.errors import UserError
 from depthprune.model.loading import load_config, load_model, load_tokenizer
+from depthprune.model.skeleton import checkpoint_dtype
 
 
 @pytest.fixture
@@ -136,3 +137,18 @@ def test_tokenizers(folder):
     assert "has no tokenizer" in refused(load_tokenizer, folder)
     tiny_tokenizer().save_pretrained(folder)
     assert load_tokenizer(folder)("a").input_ids == tiny_tokenizer()("a").input_ids
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("shards", ["10GB", "30KB"])
+def test_a_config_that_names_no_dtype(tmp_path, dtype, shards):
+    tiny_model().to(dtype).save_pretrained(tmp_path, max_shard_size=shards)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["dtype"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert checkpoint_dtype(load_config(tmp_path)) == load_model(tmp_path).dtype == dtype
+
+
+def test_a_config_alone_that_names_no_dtype(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 2}))
+    assert checkpoint_dtype(load_config(tmp_path)) == torch.float32

@@ -255,3 +255,46 @@ def test_a_model_with_a_short_context_and_few_words_passes(tmp_path):
     short = tiny_model(vocab_size=5, max_position_embeddings=8)
     save_verified(short, None, tmp_path / "llama")
     save_verified(tiny_model("gpt2", max_position_embeddings=8), None, tmp_path / "gpt2")
+
+
+def rewritten(folder, name, change):
+    tiny_model().save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = change(tensors[name])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError) as refusal:
+        verify(folder)
+    assert name in str(refusal.value) and "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.int32, torch.int64, torch.uint8, torch.bool, torch.complex64]
+)
+@pytest.mark.parametrize(
+    "name", ["model.embed_tokens.weight", "model.layers.3.mlp.up_proj.weight", "model.norm.weight"]
+)
+def test_weights_that_are_no_floating_point_numbers(tmp_path, dtype, name):
+    assert "is stored as" in rewritten(tmp_path, name, lambda tensor: (tensor * 3).to(dtype))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "name", ["model.embed_tokens.weight", "lm_head.weight", "model.layers.3.mlp.up_proj.weight"]
+)
+def test_weights_that_are_not_finite(tmp_path, value, name):
+    def poison(tensor):
+        tensor[0, 0] = value  # of a token that no probe has
+        return tensor
+
+    assert "not finite" in rewritten(tmp_path, name, poison)
+
+
+def test_whole_families_with_buffers_of_integers_pass(tmp_path):
+    for family in ("gpt2", "gpt_neox", "bloom", "mixtral"):
+        tiny_model(family).to(torch.bfloat16).save_pretrained(tmp_path / family)
+        mask = torch.ones(1, 1, 8, 8, dtype=torch.uint8)
+        if family == "gpt2":
+            tensors = load_file(tmp_path / family / "model.safetensors") | {"transformer.h.0.attn.bias": mask}
+            save_file(tensors, tmp_path / family / "model.safetensors", {"format": "pt"})
+        verify(tmp_path / family)

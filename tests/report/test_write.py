@@ -2,11 +2,16 @@
 
 import json
 import re
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from markdown_it import MarkdownIt
 from sample_run import front_matter, sample_evaluation, sample_plan, sample_run, sample_scores
 
+from depthprune.errors import OBEYED, plain
 from depthprune.pipeline.folder import RunFolder
 from depthprune.report import write_report
 from depthprune.selection import Plan
@@ -144,16 +149,74 @@ def test_the_card_names_a_local_base_by_its_folder_alone(tmp_path: Path) -> None
     base.mkdir(parents=True)
     write_report(sample_run(tmp_path / "run", until="prune", recipe={"model": str(base)}).root)
     card = (tmp_path / "run" / "README.md").read_text()
-    assert front_matter(card)["base_model"] == "base-7b"
+    assert "base_model" not in front_matter(card) and "base-7b" in card
     assert "private" not in card
+    html = (tmp_path / "run" / "depthprune" / "report.html").read_text()
+    assert "private" not in html[: html.index('<details id="recipe">')]
     assert "It was not fine-tuned after the cut." in card
 
 
-def test_a_name_that_the_hub_would_refuse_is_no_base_model(tmp_path: Path) -> None:
-    base = tmp_path / "my model: v2"
+@pytest.mark.parametrize(
+    "name", ["my model: v2", "x\n---\nlicense: mit", "[a](http:b)", "<b>", "\x1b[31m", "ä"]
+)
+def test_the_name_of_a_folder_stays_out_of_the_front_matter(tmp_path: Path, name: str) -> None:
+    base = tmp_path / name
     base.mkdir()
     write_report(sample_run(tmp_path / "run", until="prune", recipe={"model": str(base)}).root)
-    assert "base_model" not in front_matter((tmp_path / "run" / "README.md").read_text())
+    front = front_matter((tmp_path / "run" / "README.md").read_text())
+    assert front.keys() == {"library_name", "pipeline_tag", "tags"}
+    merge = yaml.safe_load((tmp_path / "run" / "depthprune" / "mergekit.yaml").read_text())
+    assert {source["model"] for part in merge["slices"] for source in part["sources"]} == {str(base)}
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "[click](javascript:alert(1))",
+    "![x](https://evil.example/x.png)",
+    "a | b | c",
+    "```\n# heading\n---\nbase_model: evil",
+    "{{ 7 * 7 }} {% raw %}",
+    "$x$ ~~gone~~ **bold** &amp; <!-- -->",
+    "\x1b[31m \u202e \x9b",
+    "https://evil.example www.evil.example",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_dataset_may_have_any_name(tmp_path: Path, name: str) -> None:
+    folder = sample_run(
+        tmp_path, evaluation=sample_evaluation((name,)), recipe={"train": name, "eval": [name]}
+    )
+    write_report(folder.root)
+    html = (folder.own / "report.html").read_text()
+    card = (tmp_path / "README.md").read_text()
+    shown = " ".join(Text(html).data)
+    assert plain(name).replace("\n", " ") in shown.replace("\n", " ")
+    assert Text(html).tags == Text(page(sample_run(tmp_path / "other"))).tags
+    body = card.split("---\n", 2)[2]
+    rendered = MarkdownIt("commonmark").enable("table").render(body)
+    assert Text(rendered).tags.isdisjoint({"script", "img", "a", "b", "strong", "hr", "s"})
+    cells = {" ".join(cell.split()) for cell in Text(rendered).data}
+    assert any(" ".join(plain(name).split()) in cell for cell in cells)
+    assert front_matter(card).keys() == {"base_model", "library_name", "pipeline_tag", "tags"}
+    assert not OBEYED.search(html + card)
+
+
+class Text(HTMLParser):
+    """The words of a page, and the tags in it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.data: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.data.append(data)
 
 
 def test_the_artifacts_are_left_as_they_were(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from depthprune.cli import terminal
+from depthprune.errors import plain, plain_values
 from depthprune.pipeline.folder import RunFolder
 from depthprune.recipe.load import load_recipe, recipe_names
 from depthprune.recipe.recipe import SLOTS, Recipe
@@ -37,7 +38,7 @@ def show_evaluation(evaluation: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(evaluation)
         return
-    console.print(eval_table(terminal.plain_values(evaluation)))
+    console.print(eval_table(plain_values(evaluation)))
 
 
 def show_estimate(found: dict[str, Any], as_json: bool) -> None:
@@ -155,7 +156,7 @@ def _print(line: str) -> None:
 
 def _text(text: str) -> Text:
     """As it is: what looks like rich's markup is none, nothing is highlighted."""
-    return Text(terminal.plain(text))
+    return Text(plain(text))
 
 
 def _runs(values: list[Any]) -> list[tuple[int, int]]:

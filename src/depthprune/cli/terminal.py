@@ -5,13 +5,12 @@ import io
 import json
 import logging
 import os
-import re
 import sys
 import warnings
 from typing import Any
 
-# Control characters but tab and line feed, what turns the direction of text, other line ends, half letters.
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+from depthprune.errors import OBEYED, plain
+
 _IN_ASCII = {"–": "-", "→": "->", "±": "+/-", "…": "...", "×": "x", "↑": "^", "↓": "v", "─": "-"}
 
 _QUIET = {
@@ -19,20 +18,6 @@ _QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-
-
-def plain(text: str) -> str:
-    """`text` with what a terminal would obey written out, such as \\x1b; lines stay lines."""
-    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
-
-
-def plain_values(content: Any) -> Any:
-    """As `plain`, for every string in lists and dictionaries."""
-    if isinstance(content, dict):
-        return {plain(str(key)): plain_values(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [plain_values(value) for value in content]
-    return plain(content) if isinstance(content, str) else content
 
 
 def one_line(text: str) -> str:
@@ -43,7 +28,7 @@ def one_line(text: str) -> str:
 def as_json(content: Any) -> str:
     """Indented JSON, every letter as itself where stdout can say it."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    text = _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    text = OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -38,7 +38,7 @@ def copy_other_files(base: Path, output: Path) -> None:
     weights: it is a model of its own.
     """
     for file in other_files(base, output):
-        target = output / file.relative_to(base)
+        target = output / file.relative_to(base.resolve())
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
 

@@ -9,7 +9,8 @@ def damage(model: nn.Module) -> str | None:
     """In words, the first weight that holds values that are not finite, and its layer; None if all are."""
     prefix = f"{layers_path(model)}."
     for name, weight in unwrap(model).named_parameters():
-        if weight.is_floating_point() and not weight.isfinite().all():
+        values = weight.float() if weight.itemsize == 1 else weight  # fp8 has no isfinite
+        if weight.is_floating_point() and not values.isfinite().all():
             inside = name.startswith(prefix)
             where = f"layer {name.removeprefix(prefix).split('.')[0]}" if inside else "the embedding or head"
             return (

@@ -11,6 +11,7 @@ from depthprune.model.loading import load_with_report
 from depthprune.model.quantised import quantisation
 from depthprune.model.shards import Shard
 
+FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 PLAIN_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
@@ -28,8 +29,30 @@ def check_fits(
     """
     if quantisation(whole.config, folder) is None:
         load_with_report(folder, device="meta", trust_remote_code=trust_remote_code, device_map="meta")
+        if fault := dtype_fault(whole, shards):
+            raise UserError(
+                f"{folder}: {fault}: save them as such, or name how they are quantised in config.json"
+            )
     else:
         _check_quantised(folder, whole, shards)
+
+
+def dtype_fault(model: PreTrainedModel, shards: Sequence[Shard]) -> str | None:
+    """Which stored weight is no floating-point number, although the model's is; None where all are.
+
+    transformers casts integers and the real part of complex numbers to the model's dtype without a word.
+    """
+    floating = {name for name, weight in model.named_parameters() if weight.is_floating_point()}
+    endings = {name[start:] for name in floating for start in (0, *_behind_dots(name))}
+    for shard in shards:
+        for name, tensor in shard.tensors.items():
+            if tensor["dtype"] not in FLOATING and (name in endings or name.endswith(".weight")):
+                return f"{name} is stored as {tensor['dtype']}, and a weight is a floating-point number"
+    return None
+
+
+def _behind_dots(name: str) -> list[int]:
+    return [place + 1 for place, sign in enumerate(name) if sign == "."]
 
 
 def _check_quantised(folder: Path, whole: PreTrainedModel, shards: Sequence[Shard]) -> None:

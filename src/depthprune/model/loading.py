@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -24,8 +25,8 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from depthprune.errors import UserError
 from depthprune.model.config_file import MOST_LAYERS, check_counts, check_no_adapter, read_config_file
-from depthprune.model.depth_config import num_layers
-from depthprune.model.shards import read_shards
+from depthprune.model.depth_config import num_layers, text_config
+from depthprune.model.shards import INDEX, SINGLE, read_shards, stored_dtype
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 # What from_pretrained reports and goes on with, leaving random weights in the model.
@@ -39,7 +40,8 @@ LOADING_FAULTS = {
 def load_config(path_or_id: str | Path, trust_remote_code: bool = False) -> PretrainedConfig:
     """The config of a decoder-only language model in a folder or on the hub.
 
-    Raises UserError where there is no such folder, no config.json in it, or another kind of model.
+    Where it names no dtype, its `dtype` is that of the weights. Raises UserError where there is no such
+    folder, no config.json in it, or another kind of model.
     """
     if (folder := local_folder(path_or_id)) is not None:
         found = read_config_file(folder)
@@ -52,6 +54,8 @@ def load_config(path_or_id: str | Path, trust_remote_code: bool = False) -> Pret
     _check_decoder_only(path_or_id, config)
     if not 1 <= num_layers(config) <= MOST_LAYERS:
         raise UserError(f"{path_or_id}: its config says that it has {num_layers(config)} layers: correct it")
+    if config.dtype is None and text_config(config).dtype is None:
+        config.dtype = _dtype_of_files(path_or_id)
     return config
 
 
@@ -167,6 +171,18 @@ def _check_hub_id(model_id: str) -> dict[str, Any]:
             f"{model_id} has an adapter (adapter_config.json): merge it into its base model, and name that"
         )
     return found
+
+
+def _dtype_of_files(path_or_id: str | Path) -> torch.dtype | None:
+    """What a config leaves unsaid; None where no weights are on this machine yet."""
+    folder = local_folder(path_or_id)
+    if folder is None:
+        cached = [try_to_load_from_cache(str(path_or_id), name) for name in (SINGLE, INDEX)]
+        folder = next((Path(path).parent for path in cached if isinstance(path, str)), None)
+    if folder is None or not any((folder / name).is_file() for name in (SINGLE, INDEX)):
+        return None
+    found = stored_dtype(read_shards(folder))
+    return getattr(torch, found) if found else None
 
 
 def _check_decoder_only(path_or_id: str | Path, config: PretrainedConfig) -> None:

@@ -1,7 +1,9 @@
 """The safetensors files of a checkpoint: which they are, whether they are whole, what they hold."""
 
 import json
+import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from depthprune.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 LONGEST_HEADER = 100_000_000
 """Bytes; safetensors reads no longer one."""
 
@@ -151,3 +154,13 @@ def _read_index(path: Path) -> dict[str, str]:
                 "file beside the index, and name it without a folder"
             )
     return weight_map
+
+
+def stored_dtype(shards: Sequence[Shard]) -> str | None:
+    """The floating-point dtype that most of the stored numbers have, as torch calls it; None without any."""
+    counts: Counter[str] = Counter()
+    for shard in shards:
+        for tensor in shard.tensors.values():
+            if tensor["dtype"] in TORCH_DTYPES:
+                counts[TORCH_DTYPES[tensor["dtype"]]] += math.prod(tensor["shape"])
+    return counts.most_common(1)[0][0] if counts else None

@@ -17,11 +17,15 @@ from depthprune.data.vocabulary import refuse_tokens_beyond
 from depthprune.errors import UserError, disk_fault
 from depthprune.model.anatomy import decoder_layers, is_peft, unwrap
 from depthprune.model.base_config import part_of
+from depthprune.model.damage import damage
 from depthprune.model.depth_config import text_config
 from depthprune.model.faults import buffer_fault, logits_fault, running_fault, tensor_fault, tying_fault
+from depthprune.model.fits import dtype_fault
 from depthprune.model.loading import explained, has_tokenizer, load_tokenizer, load_with_report, one_line
 from depthprune.model.published import planned_depth, publishing_fault
+from depthprune.model.quantised import quantisation
 from depthprune.model.saving import Base, read_base, write_as_base, write_for_engines
+from depthprune.model.shards import read_shards
 from depthprune.model.staging import staged
 
 
@@ -40,6 +44,9 @@ def verify(folder: str | Path, trust_remote_code: bool = False) -> None:
     model, unused = load_with_report(folder, trust_remote_code=trust_remote_code)
     if unused:
         raise UserError(f"{folder}: {unused[0]} is unexpected in its weights (and {len(unused) - 1} more)")
+    quantised = quantisation(model.config, folder) is not None
+    if fault := damage(model) or (None if quantised else dtype_fault(model, read_shards(folder))):
+        raise UserError(f"{folder}: {fault}")
     with explained(str(folder)), _own_random_state():
         if fault := running_fault(model):
             raise UserError(f"{folder}: {fault}")

@@ -19,7 +19,9 @@ from depthprune.errors import UserError
 from depthprune.importance.igia import Igia
 from depthprune.model.anatomy import decoder_layers, parameters_per_layer
 from depthprune.model.engine_fields import pattern_notes
+from depthprune.model.fits import check_fits
 from depthprune.model.loading import load_config, load_tokenizer, local_folder
+from depthprune.model.quantised import check_not_quantised
 from depthprune.model.shards import read_shards
 from depthprune.model.skeleton import skeleton
 from depthprune.model.traits import pruned_config
@@ -100,8 +102,11 @@ class Inputs:
         return self.recipe.recovery.complete(plan, [0.0] * self.num_layers)
 
 
-def load_inputs(recipe: Recipe) -> Inputs:
+def load_inputs(recipe: Recipe, until: str = "evaluate") -> Inputs:
     """Loads config, tokenizer and data and makes every check that needs no weight.
+
+    Args:
+        until: the stage that the run ends after; scores can be had of weights that nothing can be written of.
 
     Raises:
         UserError: whatever in the recipe, the model folder or the data cannot work, in one line.
@@ -121,13 +126,13 @@ def load_inputs(recipe: Recipe) -> Inputs:
             f"no calibration data, which {reader} needs: give a file with --calibration, or training data"
         )
     config = load_config(recipe.model, recipe.trust_remote_code)
-    if (folder := local_folder(recipe.model)) is not None:
-        read_shards(folder)
+    shape = skeleton(config, recipe.trust_remote_code)
+    _check_weights(recipe, config, shape, until)
     train, evals = _datasets(recipe)
     inputs = Inputs(
         recipe,
         config,
-        skeleton(config, recipe.trust_remote_code),
+        shape,
         load_tokenizer(recipe.model, recipe.trust_remote_code),
         train,
         evals,
@@ -141,6 +146,18 @@ def load_inputs(recipe: Recipe) -> Inputs:
     _check_vocabulary(inputs)
     _try(inputs)
     return inputs
+
+
+def _check_weights(recipe: Recipe, config: PretrainedConfig, shape: Any, until: str) -> None:
+    """Raises UserError for files that do not hold the model, and for codes where numbers are needed."""
+    model = str(recipe.model)
+    if (folder := local_folder(model)) is not None:
+        check_fits(folder, shape, read_shards(folder), recipe.trust_remote_code)
+    prunes = not isinstance(recipe.selection, KeepAll)
+    if isinstance(recipe.training, FineTuning) or (prunes and until not in ("score", "select")):
+        check_not_quantised(config, model, "this run would write new weights")
+    elif prunes and recipe.importance.needs != "calibration":
+        check_not_quantised(config, model, f"importance.metric={recipe.importance.metric} reads its weights")
 
 
 def _check_vocabulary(inputs: Inputs) -> None:

@@ -78,7 +78,7 @@ def run(recipe: Recipe, output: str | Path, until: str = "evaluate", overwrite: 
     with disk_faults_explained():
         check_apart(recipe, folder.root)
         folder.check()
-        inputs = load_inputs(recipe)
+        inputs = load_inputs(recipe, until)
         check_disk(inputs, folder.root)
         job = Job(inputs, folder, PartialState())
         with folder.in_use() if job.state.is_main_process else nullcontext():

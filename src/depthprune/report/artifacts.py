@@ -1,14 +1,18 @@
 """What a run has left in its folder so far; a run that ended early leaves less."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from depthprune.errors import plain_values
 from depthprune.files import OWN, read_json, read_json_lines
 from depthprune.model.published import read_record
 from depthprune.selection import Plan
+
+HUB_ID = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 
 
 @dataclass(frozen=True)
@@ -91,3 +95,24 @@ def _read(path: Path) -> Any:
         return read_json(path)
     except (FileNotFoundError, ValueError):
         return None
+
+
+def shown(run: Artifacts) -> Artifacts:
+    """The same, with nothing in its strings that a page's reader could not see."""
+    return replace(
+        run,
+        recipe=plain_values(run.recipe),
+        evaluation=plain_values(run.evaluation),
+        environment=plain_values(run.environment),
+        losses=plain_values(run.losses),
+    )
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether the model that a run names is one on the hub, and no folder."""
+    return bool(HUB_ID.fullmatch(model)) and not model.startswith(".") and not Path(model).exists()
+
+
+def name_of(model: str) -> str:
+    """A hub id as it is; of a folder its name alone, since the rest says nothing to others."""
+    return model if is_hub_id(model) else Path(model).resolve().name

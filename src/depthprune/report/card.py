@@ -1,16 +1,13 @@
 """The model card: what the checkpoint in the run folder is, for whoever finds it later."""
 
 import re
-from pathlib import Path
 
 import yaml
 
 import depthprune
 from depthprune.report import story
-from depthprune.report.artifacts import Artifacts
+from depthprune.report.artifacts import Artifacts, is_hub_id, name_of
 from depthprune.report.table import evaluation_table, table_notes, table_warnings
-
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def model_card(run: Artifacts) -> str:
@@ -24,8 +21,8 @@ def model_card(run: Artifacts) -> str:
     }
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {markdown(_name(run.model))}, {len(run.plan.kept)} of {run.plan.num_layers} layers",
-        markdown(story.summary(run, _name(run.model))),
+        f"# {markdown(name_of(run.model))}, {len(run.plan.kept)} of {run.plan.num_layers} layers",
+        markdown(story.summary(run, name_of(run.model))),
         _layers(run),
         _results(run),
         _loading(),
@@ -36,20 +33,17 @@ def model_card(run: Artifacts) -> str:
 
 
 def _base_model(model: str) -> dict[str, str]:
-    name = _name(model)
-    return {"base_model": name} if HUB_ID.fullmatch(name) else {}
-
-
-def _name(model: str) -> str:
-    """A hub id as it is; of a folder its name alone, since the rest says nothing to others."""
-    path = Path(model)
-    is_hub_id = HUB_ID.fullmatch(model) and not model.startswith(".") and not path.exists()
-    return model if is_hub_id else path.resolve().name
+    """The hub links to it: a folder's name would lead to somebody else's model, or nowhere."""
+    return {"base_model": model} if is_hub_id(model) else {}
 
 
 def markdown(text: str) -> str:
     """`text` where Markdown and HTML would read it as their own, escaped; on one line."""
-    return re.sub(r"([\\`*_|\[\]])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+    escaped = re.sub(r"([\\`*_|\[\]~$])", r"\\\1", " ".join(text.split()))
+    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;")
+    # No link that nobody wrote: a colon and a dot as entities are read, and not taken for an address.
+    escaped = re.sub(r"(?i)(https?|ftp):", r"\1&#58;", escaped)
+    return re.sub(r"(?i)(www)\.", r"\1&#46;", escaped)
 
 
 def _layers(run: Artifacts) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from depthprune.report import figures, plots, story
-from depthprune.report.artifacts import Artifacts
+from depthprune.report.artifacts import Artifacts, name_of
 from depthprune.report.table import evaluation_table, table_notes, table_warnings
 
 
@@ -26,7 +26,8 @@ def html_page(run: Artifacts) -> str:
     template = jinja.get_template("report.html.j2")
     return template.render(
         run=run,
-        summary=story.summary(run, run.model),
+        name=name_of(run.model),
+        summary=story.summary(run, name_of(run.model)),
         table=evaluation_table(run.evaluation) if run.evaluation else None,
         table_notes=table_notes(run.evaluation) if run.evaluation else [],
         table_warnings=table_warnings(run.evaluation) if run.evaluation else [],

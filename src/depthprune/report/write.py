@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from depthprune.files import OWN, write_json, write_text
-from depthprune.report.artifacts import read_artifacts
+from depthprune.report.artifacts import read_artifacts, shown
 from depthprune.report.card import model_card
 from depthprune.report.environment import environment
 from depthprune.report.mergekit import mergekit_plan
@@ -20,8 +20,8 @@ def write_report(root: Path) -> None:
     if not (own / "environment.json").is_file():
         write_json(own / "environment.json", environment())
     run = read_artifacts(root)
-    write_text(own / "report.html", html_page(run))
+    write_text(own / "report.html", html_page(shown(run)))
     if run.plan is not None and run.recipe is not None:
         write_text(own / "mergekit.yaml", mergekit_plan(run))
         if run.config is not None:
-            write_text(root / "README.md", model_card(run))
+            write_text(root / "README.md", model_card(shown(run)))
