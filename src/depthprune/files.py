@@ -18,7 +18,8 @@ def write_text(path: Path, text: str) -> None:
     """Writes beside and renames, so that a reader, a crash or a power cut never meets half a file."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)  # whatever it is: opening a pipe would wait for ever
-    with partial.open("x", encoding="utf-8") as file:
+    # A file's name may hold bytes that are no UTF-8; JSON and YAML read the escape as what it was.
+    with partial.open("x", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
     put_in_place(partial, path)
 

@@ -18,7 +18,7 @@ from depthprune.importance.igia import Igia
 from depthprune.pipeline.apart import check_apart
 from depthprune.pipeline.estimate import check_disk
 from depthprune.pipeline.evaluate import evaluate, evaluate_row
-from depthprune.pipeline.fingerprint import fingerprint, model_fingerprint
+from depthprune.pipeline.fingerprint import fingerprint, model_fingerprint, provenance
 from depthprune.pipeline.folder import STAGES, RunFolder
 from depthprune.pipeline.inputs import load_inputs
 from depthprune.pipeline.job import Job
@@ -122,9 +122,9 @@ def _prepare(job: Job, digests: dict[str, str], todo: list[str], overwrite: bool
     for stage in digests:
         if stage not in todo and job.folder.is_done(stage, digests[stage]):
             job.folder.clean(SCRATCH[stage](job))
-    job.folder.write("recipe.yaml", job.recipe.as_yaml())
+    job.folder.write("recipe.yaml", job.recipe.located().as_yaml())
     if todo:
-        job.folder.write("environment.json", environment())
+        job.folder.write("environment.json", {**environment(), "sources": provenance(job.inputs)})
 
 
 def _run_stage(job: Job, stage: str, digest: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -77,6 +78,13 @@ class Recipe(Settings):
             return f"importance.metric={self.importance.metric}"
         return f"recovery.method={self.recovery.method}" if self.recovery.needs_calibration else None
 
+    def located(self) -> "Recipe":
+        """The same with every folder and file by its absolute path: it can be run from anywhere."""
+        paths = {
+            key: _located(getattr(self, key)) for key in ("model", "train", "calibration", "chat_template")
+        }
+        return self.model_copy(update={**paths, "eval": tuple(map(_located, self.eval))})
+
     def as_yaml(self) -> str:
         """The resolved recipe, with every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -85,3 +93,14 @@ class Recipe(Settings):
         """A short hash of some of the recipe's keys."""
         values = {key: self.model_dump(mode="json")[key] for key in keys}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _located(source: Any) -> Any:
+    """An existing path made absolute, with its `:split` if it has one; a hub id, or nothing, as it is."""
+    if source is None:
+        return None
+    path, colon, split = source, "", ""
+    if not Path(path).expanduser().exists():
+        path, colon, split = source.rpartition(":")
+    found = Path(path).expanduser()
+    return f"{found.absolute()}{colon}{split}" if path and found.exists() else source
