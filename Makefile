@@ -10,7 +10,17 @@ export MALLOC_TRIM_THRESHOLD_ = 100000000000
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow check format install clean
+# Each engine in a venv of its own, with the versions that README names.
+ENGINES ?= .engines
+ENGINE_VENVS := transformers4 mlx-lm mistralrs xllamacpp lm-eval
+LLAMA_CPP_SDIST := 0.3.36
+transformers4 := transformers==4.57.6 safetensors accelerate sentencepiece
+mlx-lm := mlx[cpu]==0.32.4 mlx-lm==0.32.2
+mistralrs := mistralrs==0.9.5
+xllamacpp := xllamacpp==2026.10.11549
+lm-eval := lm_eval==0.4.13
+
+.PHONY: demo test test-slow test-engines engines check format install clean
 
 demo: $(STAMP)
 	$(VENV)/bin/depthprune demo
@@ -20,6 +30,24 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(VENV)/bin/python -m pytest -m slow
+
+test-engines: engines
+	DEPTHPRUNE_ENGINES=$(ENGINES) $(VENV)/bin/python -m pytest tests/engines
+
+engines: $(STAMP) $(ENGINE_VENVS:%=$(ENGINES)/%/.installed) $(ENGINES)/llama.cpp
+
+$(ENGINES)/%/.installed:
+	$(PYTHON) -m venv $(ENGINES)/$*
+	$(if $(filter transformers4,$*),$(ENGINES)/$*/bin/python -m pip install --quiet "$(TORCH)")
+	$(if $(filter lm-eval,$*),ls -d $(abspath $(VENV))/lib/python*/site-packages > "$$(echo $(ENGINES)/$*/lib/python*/site-packages)/project.pth")
+	$(ENGINES)/$*/bin/python -m pip install --quiet $(foreach package,$($*),"$(package)")
+	touch $@
+
+# llama.cpp's converter comes as source only, in llama-cpp-python's.
+$(ENGINES)/llama.cpp:
+	$(PYTHON) -m pip download --quiet --no-deps --no-binary :all: -d $(ENGINES) llama-cpp-python==$(LLAMA_CPP_SDIST)
+	tar -xzf $(ENGINES)/llama_cpp_python-$(LLAMA_CPP_SDIST).tar.gz -C $(ENGINES)
+	ln -sfn llama_cpp_python-$(LLAMA_CPP_SDIST)/vendor/llama.cpp $@
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .
@@ -39,4 +67,4 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .engines dist build .pytest_cache .ruff_cache .mypy_cache

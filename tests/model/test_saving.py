@@ -251,3 +251,16 @@ def test_a_config_that_is_read_alike_is_not_touched(tmp_path):
     assert "rope_parameters" in as_json(model.config)
     save_pruned(model, tmp_path / "saved")
     assert config_of(tmp_path / "saved") == config_of(base)
+
+
+def test_a_base_on_the_hub_is_read_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    repo = tmp_path / "cache" / "models--org--name"
+    base = hub_style(repo / "snapshots" / ("0" * 40))
+    (base / "LICENSE").write_text("x")
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    model = remove_layers(load_model("org/name"), [0])
+    save_pruned(model, tmp_path / "saved")
+    assert config_of(tmp_path / "saved") == {**config_of(base), "num_hidden_layers": 5}
+    assert (tmp_path / "saved" / "LICENSE").read_text() == "x"
