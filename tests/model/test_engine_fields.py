@@ -7,6 +7,7 @@ from depthprune.model.engine_fields import (
     mend_period,
     pattern_notes,
     repeats_after,
+    spelling_notes,
     without_next_token_layers,
 )
 
@@ -25,6 +26,20 @@ def test_a_cut_that_breaks_the_period_is_noted_and_one_that_keeps_it_is_not():
     assert "repeat every 3 layers" in note and "layer_types, from layer 1 on" in note
     assert pattern_notes(config, [0, 1, 2]) == () == pattern_notes(config, [3, 4, 5])
     assert pattern_notes(tiny_config("llama"), [0, 3]) == ()
+
+
+@pytest.mark.parametrize(
+    "stated, noted",
+    [
+        ({"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}}, True),
+        ({"text_config": {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "llama3"}}}, True),
+        ({"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}, False),
+        ({"rope_parameters": {"rope_theta": 500000.0}, "rope_theta": 500000.0}, False),
+        ({"rope_theta": 500000.0}, False),
+    ],
+)
+def test_a_base_that_other_engines_misread_is_noted(stated, noted):
+    assert bool(spelling_notes(stated)) is noted
 
 
 def test_positions_without_rotation_have_a_period_too():

@@ -59,6 +59,19 @@ def pattern_notes(config: PretrainedConfig, kept: Sequence[int]) -> tuple[str, .
     return ()
 
 
+def spelling_notes(stated: Json) -> tuple[str, ...]:
+    """What to know about a base whose config.json has its rotary fields in the newest spelling alone."""
+    ropes = [part["rope_parameters"] for part in _with_rope(stated) if "rope_theta" not in part]
+    told = [rope for rope in ropes if "rope_theta" in rope]  # by kind of layer, defaults are mostly right
+    if all(rope["rope_theta"] == 10000 and rope.get("rope_type", "default") == "default" for rope in told):
+        return ()
+    return (
+        "The base's own config.json has its rotary fields in transformers 5's spelling alone: transformers 4 "
+        "and mlx-lm do not find them in the base and take their defaults, without a word. The model written "
+        "here has them in both spellings: compare it with the base in transformers 5.",
+    )
+
+
 def repeats_after(kinds: Sequence[Any]) -> int | None:
     """The shortest period of a list of which at least two kinds repeat; None where there is none."""
     for period in range(2, len(kinds) // 2 + 1):

@@ -3,10 +3,12 @@
 import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PretrainedConfig
+from transformers.utils import cached_file
 
 from depthprune.data.calibration import calibration_batches
 from depthprune.data.chat import load_chat_template
@@ -16,9 +18,10 @@ from depthprune.data.splits import FOR_EVALUATION
 from depthprune.data.tokens import encode
 from depthprune.data.vocabulary import check_tokens, note_of, pad_within
 from depthprune.errors import UserError
+from depthprune.files import read_json
 from depthprune.importance.igia import Igia
 from depthprune.model.anatomy import decoder_layers, parameters_per_layer
-from depthprune.model.engine_fields import pattern_notes
+from depthprune.model.engine_fields import pattern_notes, spelling_notes
 from depthprune.model.fits import check_fits
 from depthprune.model.loading import load_config, load_tokenizer, local_folder
 from depthprune.model.quantised import check_not_quantised
@@ -94,7 +97,9 @@ class Inputs:
         """The plan that the recipe's selection makes of `found`, the content of scores.json."""
         plan = self.recipe.selection.plan(found, self.sizes)
         plan = self.recipe.recovery.complete(plan, found["scores"])
-        return replace(plan, notes=(*plan.notes, *pattern_notes(self.config, plan.kept)))
+        stated = cached_file(str(self.recipe.model), "config.json")
+        notes = (*pattern_notes(self.config, plan.kept), *spelling_notes(read_json(Path(str(stated)))))
+        return replace(plan, notes=(*plan.notes, *notes))
 
     def rehearsal(self) -> Plan:
         """A plan of as many layers as will go; which ones they are is not known before the scores."""
