@@ -10,15 +10,17 @@ export MALLOC_TRIM_THRESHOLD_ = 100000000000
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-# Each engine in a venv of its own, with the versions that README names.
+# Each engine in a venv of its own, with the versions that docs/engines.md names. lm-eval and llama.cpp's converter
+# see our packages too: they need torch, and the transformers of ours.
 ENGINES ?= .engines
 ENGINE_VENVS := transformers4 mlx-lm mistralrs xllamacpp lm-eval
 LLAMA_CPP_SDIST := 0.3.36
-transformers4 := transformers==4.57.6 safetensors accelerate sentencepiece
+transformers4 := transformers==4.57.6 safetensors accelerate
 mlx-lm := mlx[cpu]==0.32.4 mlx-lm==0.32.2
 mistralrs := mistralrs==0.9.5
-xllamacpp := xllamacpp==2026.10.11549
+xllamacpp := xllamacpp==2026.10.11549 sentencepiece==0.2.3
 lm-eval := lm_eval==0.4.13
+ON_OURS := lm-eval xllamacpp
 
 .PHONY: demo test test-slow test-engines engines check format install clean
 
@@ -39,7 +41,7 @@ engines: $(STAMP) $(ENGINE_VENVS:%=$(ENGINES)/%/.installed) $(ENGINES)/llama.cpp
 $(ENGINES)/%/.installed:
 	$(PYTHON) -m venv $(ENGINES)/$*
 	$(if $(filter transformers4,$*),$(ENGINES)/$*/bin/python -m pip install --quiet "$(TORCH)")
-	$(if $(filter lm-eval,$*),ls -d $(abspath $(VENV))/lib/python*/site-packages > "$$(echo $(ENGINES)/$*/lib/python*/site-packages)/project.pth")
+	$(if $(filter $(ON_OURS),$*),ls -d $(abspath $(VENV))/lib/python*/site-packages > "$$(echo $(ENGINES)/$*/lib/python*/site-packages)/project.pth")
 	$(ENGINES)/$*/bin/python -m pip install --quiet $(foreach package,$($*),"$(package)")
 	touch $@
 

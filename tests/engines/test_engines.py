@@ -125,9 +125,7 @@ def test_llama_cpp_after_its_converter(made, tmp_path, capsys):
     for number, (name, result) in enumerate(made.items()):
         folders[name] = tmp_path / str(number)
         folders[name].mkdir()
-        call(
-            "transformers4", "to_gguf.py", ENGINES / "llama.cpp", result.folder, folders[name] / "model.gguf"
-        )
+        call("xllamacpp", "to_gguf.py", ENGINES / "llama.cpp", result.folder, folders[name] / "model.gguf")
     check("xllamacpp", made, ask("xllamacpp", "run_llamacpp.py", made, folders, tmp_path), capsys)
 
 
