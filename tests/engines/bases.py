@@ -26,7 +26,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-SLIDING = (["sliding_attention"] * 3 + ["full_attention"]) * 2
+SLIDING = (["sliding_attention"] * 5 + ["full_attention"]) * 2  # the period that llama.cpp has built in
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,13 @@ def results(root: Path) -> dict[str, Result]:
     classic = hub_style(llama(root / "classic"), rope_theta=500000.0)
     scaled = hub_style(llama(root / "llama3"), rope_theta=500000.0, rope_scaling=LLAMA3)
     newest = hub_style(llama(root / "newest"), True, rope_parameters={"rope_theta": 500000.0, **LLAMA3})
-    windows = {"layers": 8, "layer_types": SLIDING, "sliding_window": 8}
+    windows = {"layers": 12, "layer_types": SLIDING, "sliding_window": 8}
     gemma = hub_style(
         tiny("gemma3_text", root / "gemma3", **windows),
-        rope_theta=1e6, rope_local_base_freq=10000.0, sliding_window_pattern=4,
+        rope_theta=1e6, rope_local_base_freq=10000.0, sliding_window_pattern=6,
     )  # fmt: skip
     moe = hub_style(
-        tiny("qwen3_moe", root / "moe", mlp_only_layers=[], decoder_sparse_step=1),
+        tiny("qwen3_moe", root / "moe", mlp_only_layers=[], decoder_sparse_step=1, norm_topk_prob=True),
         rope_theta=500000.0, num_experts=4, max_window_layers=6,
     )  # fmt: skip
     return {
@@ -107,7 +107,7 @@ def results(root: Path) -> dict[str, Result]:
         "llama3 pruned": pruned(scaled, [3, 4, 9], root / "out-llama3-pruned"),
         "llama3 tuned": tuned(scaled, root / "out-llama3-tuned"),
         NEWEST: pruned(newest, [3, 4, 9], root / "out-newest"),
-        "Gemma 3, period kept": pruned(gemma, [0, 4], root / "out-gemma3"),
+        "Gemma 3, period kept": pruned(gemma, [5, 6, 7, 8, 9, 10], root / "out-gemma3"),
         "Gemma 3, period broken": pruned(gemma, [0], root / "out-gemma3-broken"),
         "mixture of experts": pruned(moe, [1, 4], root / "out-moe"),
     }
