@@ -22,7 +22,7 @@ xllamacpp := xllamacpp==2026.10.11549 sentencepiece==0.2.3
 lm-eval := lm_eval==0.4.13
 ON_OURS := lm-eval xllamacpp
 
-.PHONY: demo test test-slow test-engines engines check format install clean
+.PHONY: demo test test-slow test-faults test-engines engines check format install clean
 
 demo: $(STAMP)
 	$(VENV)/bin/depthprune demo
@@ -50,6 +50,10 @@ $(ENGINES)/llama.cpp:
 	$(PYTHON) -m pip download --quiet --no-deps --no-binary :all: -d $(ENGINES) llama-cpp-python==$(LLAMA_CPP_SDIST)
 	tar -xzf $(ENGINES)/llama_cpp_python-$(LLAMA_CPP_SDIST).tar.gz -C $(ENGINES)
 	ln -sfn llama_cpp_python-$(LLAMA_CPP_SDIST)/vendor/llama.cpp $@
+
+# Kills tiny runs at every change of their folder, and compares: some minutes on an idle machine.
+test-faults: $(STAMP)
+	$(VENV)/bin/python tests/faults/every_kill.py
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .

@@ -41,12 +41,13 @@ class States:
     blobs: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, label: str, tree: Tree) -> None:
-        shape = _shape(tree)
-        if not any(_shape(other) == shape for _, other in self.trees[-8:]):
+        this = shape(tree)
+        if not any(shape(other) == this for _, other in self.trees[-8:]):
             self.trees.append((label, tree))
 
 
-def _shape(tree: Tree) -> list[Any]:
+def shape(tree: Tree) -> list[Any]:
+    """What a tree is without times and numbers of inodes: contents, and which names share a file."""
     first: dict[int, str] = {}
     return [
         (path, found and (found.blob, first.setdefault(found.inode, path)))
@@ -56,11 +57,11 @@ def _shape(tree: Tree) -> list[Any]:
 
 def record(root: Path, act: Callable[[], Any]) -> States:
     """Calls `act` and returns the states of `root` on the way."""
-    states, before = States(), _read(root, {})
+    states, before = States(), read_tree(root, {})
 
     def look(label: str) -> None:
         nonlocal before
-        now = _read(root, states.blobs)
+        now = read_tree(root, states.blobs)
         for torn in _torn(before, now, states.blobs):
             states.add(f"half written, before {label}", torn)
         states.add(f"before {label}", now)
@@ -118,7 +119,8 @@ def _paths(event: str, args: tuple[Any, ...]) -> list[str]:
     return [os.path.abspath(name) for name in found]  # noqa: PTH100 (resolve would follow links)
 
 
-def _read(root: Path, blobs: dict[str, bytes]) -> Tree:
+def read_tree(root: Path, blobs: dict[str, bytes]) -> Tree:
+    """The folder as it is; contents go to `blobs`."""
     tree: Tree = {}
     for path in sorted(root.rglob("*")) if root.is_dir() else []:
         name = str(path.relative_to(root))

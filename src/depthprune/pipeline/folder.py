@@ -152,9 +152,10 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Removes what a killed call left that nothing goes on from."""
-        for path in self.own.glob(".*"):
-            delete(path)
-        delete(self.own / "scoring")
+        for pattern in (".*", "trainer/.*", "scoring"):
+            for path in self.own.glob(pattern):
+                delete(path)
+        remove_empty([self.own / "trainer"])
         names = read_record(self.root)["files"]
         for path in [self.root / STAGING, *self.root.glob(".*.partial")]:
             if path.name.removeprefix(".").removesuffix(".partial") in {*names, "README.md", "config.json"}:
@@ -208,6 +209,8 @@ def _torn(path: Path, names: Collection[str]) -> Path | None:
 
 
 def _parses(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         text = path.read_text(encoding="utf-8")
         for part in text.splitlines() if path.suffix == ".jsonl" else [text]:

@@ -92,8 +92,8 @@ def read_artifacts(root: Path) -> Artifacts:
 def _read(path: Path) -> Any:
     """None where the file is not there, or torn: a report tells what there is."""
     try:
-        return read_json(path)
-    except (FileNotFoundError, ValueError):
+        return read_json(path) if path.is_file() else None
+    except ValueError:
         return None
 
 

@@ -27,5 +27,7 @@ class LossLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         others = [entry for entry in read_json_lines(self.path) if entry.get("stage") != self.stage]
-        ours = [{"stage": self.stage, **entry} for entry in state.log_history]
+        # The Trainer's last entry sums up one process alone: after a resume its loss is not the run's.
+        steps = [entry for entry in state.log_history if "train_runtime" not in entry]
+        ours = [{"stage": self.stage, **entry} for entry in steps]
         write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in [*others, *ours]))
