@@ -142,3 +142,13 @@ def test_answers_opened_otherwise_are_counted(caplog):
     )
     assert render_chats(rows(row(answer("yes"))), tiny_tokenizer(), template) == [("user[hi]<t>", "yes]")]
     assert "in 1 of 1 rows the chat template opens the answer otherwise" in caplog.text
+
+
+def test_chats_that_were_rendered_stay_so_in_a_part_of_them(caplog):
+    many = rows(*(row(answer(content, tool_call_id="1")) for content in "abc"))
+    whole = render_chats(many, tiny_tokenizer(), None)
+    caplog.clear()
+    part = many.select([2, 0])
+    assert render_chats(part, tiny_tokenizer(), None) == [whole[2], whole[0]]
+    assert caplog.messages == []
+    assert render_chats(part, tiny_tokenizer(), WITH_TOOLS)[0] == ("user: hi\nassistant: ", "c\n")

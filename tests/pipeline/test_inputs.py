@@ -64,3 +64,16 @@ def test_a_folder_is_trained_on_its_train_split_and_measured_on_its_test_split(t
         (tmp_path / name).rename(tmp_path / "sets" / name)
     inputs = load_inputs(recipe(tmp_path, train=f"{tmp_path}/sets", eval=(f"{tmp_path}/sets",)))
     assert (len(inputs.train.rows), len(inputs.evals[0].rows)) == (64, 16)
+
+
+def test_a_chat_to_measure_on_that_the_template_refuses_stops_a_run_before_it_begins(tmp_path):
+    recipe(tmp_path)
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    chats = [{"messages": turns}, {"messages": [{"role": "narrator", "content": "x"}, *turns]}]
+    path = write_jsonl(tmp_path / "chat.jsonl", chats)
+    strict = "{% for m in messages %}{% if m.role == 'narrator' %}{{ 1 / 0 }}{% endif %}{{ m.content }}{% endfor %}"
+    (tmp_path / "strict.jinja").write_text(strict)
+    chosen = recipe(tmp_path, eval=(str(path),), chat_template=str(tmp_path / "strict.jinja"))
+    with pytest.raises(UserError, match=r"chat\.jsonl line 2: the chat template refuses .*ZeroDivisionError"):
+        run(chosen, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

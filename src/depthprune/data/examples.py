@@ -52,7 +52,8 @@ class Examples:
     def select(self, indices: Sequence[int]) -> "Examples":
         """The rows of these numbers, in this order."""
         places = tuple(self.places[i] for i in indices) if self.places else ()
-        return replace(self, rows=self.rows.select(indices), places=places, rendered={})
+        rendered = {template: [texts[i] for i in indices] for template, texts in self.rendered.items()}
+        return replace(self, rows=self.rows.select(indices), places=places, rendered=rendered)
 
     def place(self, i: int) -> str:
         """Where row `i` stands."""

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
 from depthprune.data.calibration import calibration_batches
-from depthprune.data.chat import load_chat_template
+from depthprune.data.chat import load_chat_template, render_chats
 from depthprune.data.examples import Examples, load_examples
 from depthprune.data.split import rows_in_both, split_off
 from depthprune.data.splits import FOR_EVALUATION
@@ -148,7 +148,7 @@ def load_inputs(recipe: Recipe, until: str = "evaluate") -> Inputs:
         else None,
         load_chat_template(recipe.chat_template) if recipe.chat_template else None,
     )
-    _check_vocabulary(inputs)
+    _check_rows(inputs)
     _try(inputs)
     return inputs
 
@@ -165,13 +165,18 @@ def _check_weights(recipe: Recipe, config: PretrainedConfig, shape: Any, until: 
         check_not_quantised(config, model, f"importance.metric={recipe.importance.metric} reads its weights")
 
 
-def _check_vocabulary(inputs: Inputs) -> None:
-    """Refuses rows whose tokens the model has no embedding for; a pad token alone is replaced in memory."""
+def _check_rows(inputs: Inputs) -> None:
+    """Refuses chats that the template does not take, and tokens that the model has no embedding for.
+
+    A pad token alone is replaced in memory.
+    """
     embedding: Any = inputs.skeleton.get_input_embeddings()  # type: ignore[operator]
     rows = embedding.weight.shape[0]
     pad_within(inputs.tokenizer, rows)
     given = {id(one): one for one in (inputs.train, inputs.calibration, *inputs.evals) if one is not None}
     for examples in given.values():
+        if examples.kind == "messages":
+            render_chats(examples, inputs.tokenizer, inputs.chat_template)
         check_tokens(examples, inputs.tokenizer, rows, inputs.chat_template)
     if note := note_of(inputs.tokenizer, rows):
         log.warning("%s: %s", inputs.recipe.model, note)
