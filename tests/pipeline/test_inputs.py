@@ -71,7 +71,8 @@ def test_a_chat_to_measure_on_that_the_template_refuses_stops_a_run_before_it_be
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
     chats = [{"messages": turns}, {"messages": [{"role": "narrator", "content": "x"}, *turns]}]
     path = write_jsonl(tmp_path / "chat.jsonl", chats)
-    strict = "{% for m in messages %}{% if m.role == 'narrator' %}{{ 1 / 0 }}{% endif %}{{ m.content }}{% endfor %}"
+    refuses = "{% if m.role == 'narrator' %}{{ 1 / 0 }}{% endif %}"
+    strict = "{% for m in messages %}" + refuses + "{{ m.content }}{% endfor %}"
     (tmp_path / "strict.jinja").write_text(strict)
     chosen = recipe(tmp_path, eval=(str(path),), chat_template=str(tmp_path / "strict.jinja"))
     with pytest.raises(UserError, match=r"chat\.jsonl line 2: the chat template refuses .*ZeroDivisionError"):
