@@ -58,6 +58,20 @@ def test_limit_counts_windows_from_the_whole_text():
     assert (some.n, some.value) == (2, pytest.approx(wanted.value))
 
 
+def test_without_a_limit_a_long_text_is_measured_in_part(monkeypatch, caplog):
+    caplog.set_level("INFO", logger="depthprune")
+    monkeypatch.setattr("depthprune.evaluation.loss.TEXT_TOKENS", 8)
+    model, tokenizer = tiny_model(layers=2, vocab_size=300), tiny_tokenizer()
+    some, perplexity = text_loss(model, tokenizer, text("abcdefghijkl"), 16, 4)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["t: measured on 2 of its 4 windows (evaluation.limit=4 for all)"]
+    wanted, _ = text_loss(model, tokenizer, text("abcdefghijkl"), 16, 4, limit=2)
+    assert (some.n, some.of, perplexity.of, some.value) == (2, 4, 4, wanted.value)
+    assert some.to_dict()["of"] == 4
+    whole, _ = text_loss(model, tokenizer, text("abcdefghijkl"), 16, 4, limit=4)
+    assert whole.n == 4 and "of" not in whole.to_dict()
+
+
 def test_text_too_short_to_predict():
     with pytest.raises(UserError, match="no text long enough"):
         text_loss(tiny_model(layers=1, vocab_size=300), tiny_tokenizer(bos=False), text("a"), 16, 4)

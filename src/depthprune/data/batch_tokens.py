@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from depthprune.data.progress import with_progress
+from depthprune.cost import with_progress
 
 logger = logging.getLogger("depthprune")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,24 +33,39 @@ def evaluate(
     Rows with `choices`: accuracy. Other rows with a completion: exact match and ROUGE-L of greedy generation
     of at most `max_new_tokens`, and the loss of the completions. Text: loss and perplexity over
     non-overlapping windows of `max_length` tokens (`limit` then counts windows), by default the model's
-    context, at most 2048. `batch_size` counts sequences of 512 tokens; shorter ones go more together, longer
-    ones fewer, which changes results by rounding only.
+    context, at most 2048; without a limit about 65 536 tokens in all are measured. `batch_size` counts
+    sequences of 512 tokens; shorter ones go more together, longer ones fewer, and all fewer where memory is
+    short, which changes results by rounding only.
     """
     length = max_length or context_length(model, tokenizer)
     with _evaluating(model):
         if examples.kind == "text":
             window = max_length or min(length, _TEXT_WINDOW)
             return text_loss(model, tokenizer, examples, batch_size, window, limit)
+        total = len(examples.rows)
         if limit is not None:
-            examples = examples.select(spread(len(examples.rows), limit))
-        if examples.has_choices:
-            return [choice_accuracy(model, tokenizer, examples, batch_size, length)]
-        # First, for a damaged model is found out here, and its texts would only be odd.
-        loss = completion_loss(model, tokenizer, examples, batch_size, length, chat_template)
-        overlap = completion_overlap(
-            model, tokenizer, examples, batch_size, length, max_new_tokens, chat_template
-        )
-        return [*overlap, loss]
+            examples = examples.select(spread(total, limit))
+        measured = _on_rows(model, tokenizer, examples, batch_size, length, max_new_tokens, chat_template)
+    return [replace(one, of=total) for one in measured] if len(examples.rows) < total else measured
+
+
+def _on_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Examples,
+    batch_size: int,
+    length: int,
+    max_new_tokens: int,
+    chat_template: str | None,
+) -> list[Measurement]:
+    if examples.has_choices:
+        return [choice_accuracy(model, tokenizer, examples, batch_size, length)]
+    # First, for a damaged model is found out here, and its texts would only be odd.
+    loss = completion_loss(model, tokenizer, examples, batch_size, length, chat_template)
+    overlap = completion_overlap(
+        model, tokenizer, examples, batch_size, length, max_new_tokens, chat_template
+    )
+    return [*overlap, loss]
 
 
 def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

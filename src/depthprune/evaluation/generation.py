@@ -6,9 +6,9 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from depthprune.cost import with_progress
 from depthprune.data.batches import token_batches
 from depthprune.data.examples import Examples
-from depthprune.data.progress import with_progress
 from depthprune.data.tokens import encode_answers
 from depthprune.evaluation.logprobs import batch_tokens
 from depthprune.evaluation.measurement import Measurement, mean_and_stderr

@@ -3,8 +3,8 @@
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from depthprune.cost import with_progress
 from depthprune.data.batches import collate, token_batches
-from depthprune.data.progress import with_progress
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder
 from depthprune.model.damage import damage
@@ -31,7 +31,8 @@ def target_logprobs(
     results: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
     lengths = [len(ids) for ids in sequences]
     grouped = token_batches(lengths, batch_tokens(model, batch_size, max(lengths, default=1)))
-    for indices in with_progress(grouped, "log-likelihood"):
+    sizes = [sum(lengths[i] for i in indices) for indices in grouped]
+    for indices in with_progress(grouped, "log-likelihood", sizes):
         batch = collate([{"input_ids": sequences[i]} for i in indices], tokenizer)
         inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
         output = decoder(model)(**inputs, use_cache=False)

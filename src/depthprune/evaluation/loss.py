@@ -1,5 +1,6 @@
 """Loss and perplexity."""
 
+import logging
 import math
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -10,6 +11,10 @@ from depthprune.data.tokens import Row, encode, encode_documents, opening, windo
 from depthprune.errors import UserError
 from depthprune.evaluation.logprobs import target_logprobs
 from depthprune.evaluation.measurement import Measurement, ratio_and_stderr
+
+log = logging.getLogger("depthprune")
+
+TEXT_TOKENS = 65_536
 
 
 def text_loss(
@@ -23,27 +28,45 @@ def text_loss(
     """Loss a token, in nats, and perplexity over non-overlapping windows of at most `length` tokens.
 
     Windows begin anew at each document. Every token is predicted but the first of a window that no BOS opens.
-    `limit` windows are spread evenly over the text; the standard error counts windows.
+    `limit` windows are measured, spread evenly over the text, by default as many as hold about 65 536 tokens;
+    where that leaves some out it is logged. The standard error counts windows.
     """
     bos = opening(tokenizer)
     cut = [window for ids in encode_documents(examples, tokenizer) for window in windows(ids, length, bos)]
-    rows: list[Row] = [{"input_ids": window} for window in cut if len(window) > 1]
+    cut = [window for window in cut if len(window) > 1]
+    rows: list[Row] = [{"input_ids": window} for window in cut]
     if not rows:
         raise UserError(f"{examples.source}: no text long enough to predict a token of it; give more text")
-    if limit is not None:
-        rows = [rows[i] for i in spread(len(rows), limit)]
+    rows = _chosen(rows, limit, examples.name)
     loss, stderr = _token_loss(model, tokenizer, rows, batch_size)
-    perplexity = math.exp(loss)
+    of = len(cut) if len(rows) < len(cut) else None
+    perplexity = math.exp(min(loss, 700.0))  # beyond it no float holds it
     return [
-        Measurement(examples.name, "loss", loss, len(rows), stderr),
+        Measurement(examples.name, "loss", loss, len(rows), stderr, of=of),
         Measurement(
             examples.name,
             "perplexity",
             perplexity,
             len(rows),
             None if stderr is None else perplexity * stderr,  # the delta method: d exp(x) = exp(x) dx
+            of=of,
         ),
     ]
+
+
+def _chosen(rows: list[Row], limit: int | None, name: str) -> list[Row]:
+    """`limit` rows, or as many as hold about `TEXT_TOKENS` tokens: a whole book would take a CPU hours."""
+    mean = sum(len(row["input_ids"]) for row in rows) / len(rows)
+    chosen = spread(len(rows), math.ceil(TEXT_TOKENS / mean) if limit is None else limit)
+    if limit is None and len(chosen) < len(rows):
+        log.info(
+            "%s: measured on %d of its %d windows (evaluation.limit=%d for all)",
+            name,
+            len(chosen),
+            len(rows),
+            len(rows),
+        )
+    return [rows[i] for i in chosen]
 
 
 def completion_loss(

@@ -14,6 +14,7 @@ class Measurement:
     n: what the standard error counts: rows, or windows for text.
     stderr: standard error of the mean; None where n is 1.
     majority: accuracy of the best constant guess, where there are choices.
+    of: how many rows or windows there are, where not all were measured.
     """
 
     dataset: str
@@ -22,13 +23,12 @@ class Measurement:
     n: int
     stderr: float | None
     majority: float | None = None
+    of: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `majority` only where there is one."""
-        fields = asdict(self)
-        if self.majority is None:
-            del fields["majority"]
-        return fields
+        """For JSON; `majority` and `of` only where there is one."""
+        optional = ("majority", "of")
+        return {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
 
 
 def mean_and_stderr(values: list[float]) -> tuple[float, float | None]:

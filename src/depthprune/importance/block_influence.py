@@ -25,6 +25,7 @@ class BlockInfluence(MetricSettings):
         import torch
         import torch.nn.functional as F
 
+        from depthprune.cost import with_progress
         from depthprune.importance.damage import refuse_non_finite
         from depthprune.model.anatomy import decoder_layers
         from depthprune.model.hooks import record_layer_io
@@ -32,7 +33,7 @@ class BlockInfluence(MetricSettings):
         turned = torch.zeros(len(decoder_layers(model)), dtype=torch.float64)
         tokens = 0
         with torch.inference_mode():
-            for batch in batches:
+            for batch in with_progress(batches, self.metric):
                 real = batch["attention_mask"].bool()
                 for i, (before, after) in enumerate(record_layer_io(model, batch)):
                     cosine = F.cosine_similarity(before.float(), after.float(), dim=-1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from depthprune.cost import with_progress
 from depthprune.errors import UserError
 from depthprune.importance.base import Batches
 from depthprune.importance.per_sample import PerSampleNorms, frozen
@@ -37,7 +38,9 @@ class GradientPasses:
         with frozen(model):
             norms, sample_bytes = self._plan(model, samples[0])
             with norms.attached():
-                for group in self._groups(samples, sample_bytes, memory_budget(model)):
+                groups = list(self._groups(samples, sample_bytes, memory_budget(model)))
+                sizes = [sum(len(sample.input_ids) for sample in group) for group in groups]
+                for group in with_progress(groups, "gradient-norm", sizes):
                     totals += _score(model, norms, group)
                     if not totals.isfinite().all():
                         raise UserError(_not_finite(model, totals))

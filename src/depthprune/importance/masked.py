@@ -29,6 +29,7 @@ class MaskedForward(MetricSettings):
         """
         import torch
 
+        from depthprune.cost import with_progress
         from depthprune.model.anatomy import decoder_layers, unwrap
         from depthprune.model.head import IGNORED, next_tokens, summed_loss
         from depthprune.model.resume import without_each_layer
@@ -36,7 +37,7 @@ class MaskedForward(MetricSettings):
         sums = torch.zeros(len(decoder_layers(model)), dtype=torch.float64)
         tokens = 0
         with torch.inference_mode():
-            for batch in batches:
+            for batch in with_progress(batches, self.metric):
                 batch = {key: value.to(unwrap(model).device) for key, value in batch.items()}
                 targets = next_tokens(batch)
                 tokens += int((targets != IGNORED).sum())

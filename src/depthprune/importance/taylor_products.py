@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from depthprune.cost import with_progress
 from depthprune.model.anatomy import decoder_layers, linear_weights
 from depthprune.model.freeze import all_frozen
 from depthprune.model.head import backward_sample_losses
@@ -26,7 +27,7 @@ def summed_products(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> T
         weight.grad = None
 
     with _learning(model, list(weights)):
-        for batch in batches[:-1]:
+        for batch in with_progress(batches[:-1], "taylor"):
             backward_sample_losses(model, batch)
         # The sums are complete as the last pass reaches a weight: it is reduced and freed at once.
         with _after_gradient(weights, reduce):

@@ -32,6 +32,7 @@ class WindowMetric(MetricSettings):
         """
         import torch
 
+        from depthprune.cost import with_progress
         from depthprune.importance.damage import refuse_non_finite
         from depthprune.model.anatomy import decoder_layers
 
@@ -41,7 +42,7 @@ class WindowMetric(MetricSettings):
         sums = {length: torch.zeros(depth - length + 1, dtype=torch.float64) for length in lengths}
         items = 0
         with torch.inference_mode():
-            for batch in batches:
+            for batch in with_progress(batches, self.metric):
                 items += self._add(sums, model, batch)
         if items == 0:
             raise UserError("the calibration batches hold no token; give at least one batch")

@@ -1,13 +1,14 @@
 """The scoring stage: one score per layer, at once or in rounds, after a training run or not → scores.json."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from depthprune.cost import measured
+from depthprune.cost import WORTH_SAYING, measured, spoken
 from depthprune.importance.igia import Igia
 from depthprune.importance.magnitude import Magnitude
 from depthprune.importance.recorder import GradientRecorder
@@ -135,8 +136,20 @@ def _in_rounds(job: Job, scorer: Scorer, selection: Iterative, partial: str) -> 
         left = [None if i in removed else value for i, value in enumerate(scores)]
         rounds.append({"removed": lowest, "scores": left, "samples": found["samples"], **cost})
         removed += lowest
-        log.info("%-8s round %d removes %s", "score", len(rounds), ", ".join(map(str, lowest)))
+        log.info("%-8s round %d removes %s%s", "score", len(rounds), _listed(lowest), _left(job, rounds))
         job.state.wait_for_everyone()  # all have read the rounds before the file changes
         if job.state.is_main_process:
             job.folder.write(partial, rounds)
     return {"scores": rounds[0]["scores"], "samples": rounds[0]["samples"], "rounds": rounds}
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers))
+
+
+def _left(job: Job, rounds: Sequence[dict[str, Any]]) -> str:
+    """In words, how long the rounds that are left will take, should each take as long as the last."""
+    gone = sum(len(done["removed"]) for done in rounds)
+    left = math.ceil((len(job.inputs.rehearsal().removed) - gone) / len(rounds[-1]["removed"]))
+    seconds = left * rounds[-1]["seconds"]
+    return f"; {left} more, {spoken(seconds)}" if left > 0 and seconds > WORTH_SAYING else ""

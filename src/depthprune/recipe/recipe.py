@@ -42,7 +42,8 @@ class Evaluation(Settings):
     """Longer rows are cut; by default the model's own context, at most 2048."""
     max_new_tokens: int = Field(64, ge=1)
     limit: int | None = Field(None, ge=1)
-    """Only this many rows of each dataset, spread evenly over it."""
+    """Only this many rows of each dataset, or windows of a text, spread evenly over it. By default all rows,
+    and of a text as many windows as hold about 65 536 tokens."""
 
 
 class Recipe(Settings):

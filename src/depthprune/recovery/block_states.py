@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from depthprune.cost import with_progress
 from depthprune.model.anatomy import decoder_layers, unwrap
 from depthprune.model.hooks import hidden_state, layer_input
 from depthprune.model.skip import skipped
@@ -58,7 +59,10 @@ def _widened(value: Any) -> Any:
 def block_states(model: nn.Module, batches: Sequence[Batch], first: int, last: int) -> list[BlockStates]:
     """The states around the layers `first` to `last` of the whole model, a forward pass a batch."""
     layers = decoder_layers(model)
-    return [_of_batch(model, layers, inputs, real, first, last) for inputs, real in on_device(model, batches)]
+    return [
+        _of_batch(model, layers, inputs, real, first, last)
+        for inputs, real in on_device(model, with_progress(batches, "block states"))
+    ]
 
 
 def _of_batch(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from depthprune.cost import with_progress
 from depthprune.recovery.activations import (
     Batch,
     layer_output,
@@ -77,7 +78,7 @@ class Repairs:
         row["candidates"] = [{"rho": None, "held_out_loss": self._loss, "held_out_error": 1.0}]
         best = [parameter.data for parameter in down.parameters]
         self._originals.setdefault(down.layer, (down, best))
-        for candidate in candidates:
+        for candidate in with_progress(candidates, f"repair of layer {down.layer}"):
             folded = down.folded(candidate.change)
             with down.holding(folded):
                 loss = mean_loss(self.model, self.held_out, self.plan.removed)

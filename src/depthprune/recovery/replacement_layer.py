@@ -98,6 +98,8 @@ class ReplacementLayer(RecoverySettings):
         """A trained copy in float32, and the mean squared error of each epoch, taken before each step."""
         import torch
 
+        from depthprune.cost import with_progress
+
         student = copy.deepcopy(layer).float()
         parameters = [parameter.requires_grad_() for parameter in student.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
@@ -106,7 +108,7 @@ class ReplacementLayer(RecoverySettings):
         )
         order = torch.Generator().manual_seed(self.seed)
         course = []
-        for _ in range(self.num_train_epochs):
+        for _ in with_progress(range(self.num_train_epochs), "replacement layer"):
             errors = []
             for i in torch.randperm(len(states), generator=order).tolist():
                 error = states[i].error(student)

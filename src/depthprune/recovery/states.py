@@ -1,6 +1,6 @@
 """Hidden states of the calibration samples: what a recovery compares or learns from."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from depthprune.model.hooks import for_each_layer_io
 Batch = dict[str, Tensor]
 
 
-def on_device(model: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Tensor]]:
+def on_device(model: nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
     """Each batch without labels, and the mask of its real tokens [B, T], where the model is."""
     device = unwrap(model).device
     for batch in batches:

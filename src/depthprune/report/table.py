@@ -65,11 +65,17 @@ def _majority(result: dict[str, Any]) -> Cell:
 def table_notes(evaluation: dict[str, Any]) -> list[str]:
     """What ± and the majority class mean."""
     results = _all_results(evaluation)
-    counts = ", ".join(f"{n} of {name}" for name, n in {r["dataset"]: r["n"] for r in results}.items())
+    counts = ", ".join(dict.fromkeys(map(_counted, results)))
     notes = [f"± is one standard error over the rows or windows measured ({counts}), for one seed."]
     if any("majority" in result for result in results):
         notes.append("The majority class is what always giving the commonest answer would score.")
     return notes
+
+
+def _counted(result: dict[str, Any]) -> str:
+    """128 of news, or 32 of the 140 of wikitext."""
+    n, name = result["n"], result["dataset"]
+    return f"{n} of the {result['of']} of {name}" if "of" in result else f"{n} of {name}"
 
 
 def table_warnings(evaluation: dict[str, Any]) -> list[str]:

@@ -8,9 +8,9 @@ import datasets
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from depthprune.cost import with_progress
 from depthprune.data.batches import token_batches
 from depthprune.data.examples import Examples
-from depthprune.data.progress import with_progress
 from depthprune.errors import UserError
 from depthprune.evaluation.logprobs import BATCH_ROW
 from depthprune.files import read_json_lines, write_text

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
+from depthprune.cost import with_progress
 from depthprune.data.batches import collate, token_batches
-from depthprune.data.progress import with_progress
 from depthprune.files import put_in_place
 from depthprune.model.head import chunked_logits
 from depthprune.training.base import Distillation
