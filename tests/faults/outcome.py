@@ -7,7 +7,8 @@ from typing import Any
 
 from depthprune.model.published import publishing_fault
 
-TIMES = re.compile(r"seconds|peak_bytes|date|.*_runtime|.*_per_second|since")
+TIMES = re.compile(r"seconds|peak_bytes|date|num_tokens")
+"""Of the token count TRL counts each process's own."""
 NOT_COMPARED = ("report.html", "environment.json")
 """They hold times; that they are there is compared."""
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from depthprune.cost import measured
@@ -80,7 +81,8 @@ def run(recipe: Recipe, output: str | Path, until: str = "evaluate", overwrite: 
         folder.check()
         inputs = load_inputs(recipe, until)
         check_disk(inputs, folder.root)
-        job = Job(inputs, folder, PartialState())
+        # Said, for on a machine without accelerator torchrun's processes would not know of each other.
+        job = Job(inputs, folder, PartialState(cpu=not torch.accelerator.is_available()))
         with folder.in_use() if job.state.is_main_process else nullcontext():
             _run_stages(job, until, overwrite)
     return folder.root
