@@ -92,7 +92,7 @@ def results(root: Path) -> dict[str, Result]:
     classic = hub_style(llama(root / "classic"), rope_theta=500000.0)
     scaled = hub_style(llama(root / "llama3"), rope_theta=500000.0, rope_scaling=LLAMA3)
     newest = hub_style(llama(root / "newest"), True, rope_parameters={"rope_theta": 500000.0, **LLAMA3})
-    windows = {"layers": 12, "layer_types": SLIDING, "sliding_window": 8}
+    windows = {"layers": 12, "layer_types": SLIDING, "sliding_window": 8, "query_pre_attn_scalar": 16}
     gemma = hub_style(
         tiny("gemma3_text", root / "gemma3", **windows),
         rope_theta=1e6, rope_local_base_freq=10000.0, sliding_window_pattern=6,

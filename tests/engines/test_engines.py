@@ -7,6 +7,7 @@ DEPTHPRUNE_ENGINES names.
 import json
 import os
 import subprocess
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ def expected(result: Result) -> tuple[list[list[int]], list[str], torch.Tensor, 
         logits.append(found[len(prompt) - 1])
         chosen = found[len(prompt) - 1 : -1].log_softmax(-1)
         logprobs.append(chosen[range(len(written)), written])
+    # A random model writes halves of letters, which servers leave out: compared up to the first of them.
+    tokens = [list(takewhile(lambda token: tokenizer.decode([token]).isascii(), ids)) for ids in tokens]
     texts = [tokenizer.decode(written, skip_special_tokens=True) for written in tokens]
     return tokens, texts, torch.stack(logits), logprobs
 
@@ -97,7 +100,7 @@ def compare(answer: dict[str, Any], result: Result) -> tuple[int, float | None]:
     """The number of equal greedy texts, and how far logits or log-likelihoods are off at most."""
     tokens, texts, logits, logprobs = expected(result)
     if "texts" in answer:
-        return sum(map(str.__eq__, answer["texts"], texts)), None
+        return sum(map(str.startswith, answer["texts"], texts)), None
     # Some engines stop at the end token, with or without it; others go on.
     equal = sum(
         given[: len(meant)] == meant or given == meant[:-1]
@@ -105,10 +108,11 @@ def compare(answer: dict[str, Any], result: Result) -> tuple[int, float | None]:
     )
     if "logits" in answer:
         return equal, float((torch.tensor(answer["logits"]) - logits).abs().max())
-    pairs = zip(answer["logprobs"], logprobs, strict=True)
-    return equal, max(
-        float((torch.tensor(given) - meant[: len(given)]).abs().max()) for given, meant in pairs
-    )
+    apart = [0.0]
+    for given, meant, written in zip(answer["logprobs"], logprobs, tokens, strict=True):
+        both = min(len(given), len(written))
+        apart += (torch.tensor(given[:both]) - meant[:both]).abs().tolist()
+    return equal, max(apart)
 
 
 @pytest.mark.parametrize(
