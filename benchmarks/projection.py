@@ -24,6 +24,7 @@ from depthprune.data.calibration import calibration_batches
 from depthprune.data.examples import load_examples
 from depthprune.model.loading import load_model, load_tokenizer
 from depthprune.recovery.adam import adam_change
+from depthprune.recovery.base import Evidence
 from depthprune.recovery.down_projection import DownProjection, probe
 from depthprune.recovery.least_squares import Moments, Ridge
 from depthprune.recovery.projection import EPOCHS, LEARNING_RATE, Projection
@@ -45,7 +46,7 @@ def model_pairs(model_folder: Path, calibration: Path, device: str) -> tuple[str
     model, tokenizer = load_model(model_folder, device=device), load_tokenizer(model_folder)
     batches = calibration_batches(load_examples(calibration), tokenizer, SAMPLES, LENGTH, BATCH_SIZE, seed=42)
     plan = Plan(model.config.num_hidden_layers, REMOVED)
-    repairs = Repairs(model, plan, batches, held_out=1 / SAMPLES)
+    repairs = Repairs(model, plan, Evidence(batches=batches), held_out=1 / SAMPLES)
     drift = dict(zip(plan.kept, repairs.drift_before, strict=True))
     layer = max(plan.kept, key=lambda i: drift[i])
     down = probe(model, layer)

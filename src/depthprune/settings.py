@@ -37,7 +37,7 @@ class TrainerSettings(Settings):
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass. By default on an accelerator only."""
     bf16: bool | None = None
-    """bfloat16 autocast. By default where an accelerator supports it."""
+    """bfloat16 autocast. By default where an accelerator supports it, or the recipe's `arithmetic` has it."""
 
 
 class LoraSettings(TrainerSettings):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.exceptions import TyperException
 
-from depthprune.cli import terminal
+from depthprune.cli import process, terminal
 from depthprune.cli.interruption import LINE, Interrupted, interruptible
 from depthprune.errors import UserError, disk_fault
 
@@ -258,6 +258,7 @@ def _recipe(name: str, overrides: list[str] | None, **options: Any) -> "Recipe":
 
 def main() -> None:
     """Runs a verb. Exit codes: 0 done, 2 the input is wrong, 1 a fault of ours, 128 + n ended by signal n."""
+    process.settle()
     terminal.prepare()
     terminal.quiet()
     try:

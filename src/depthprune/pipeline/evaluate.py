@@ -9,6 +9,7 @@ from depthprune.evaluation.evaluate import evaluate as evaluate_on
 from depthprune.model.anatomy import decoder_layers
 from depthprune.model.surgery import remove_layers
 from depthprune.pipeline.job import Job
+from depthprune.pipeline.memory import give_back
 from depthprune.selection import Plan
 
 
@@ -20,6 +21,7 @@ def evaluate(job: Job, digest: str) -> str:
         if name not in rows:
             rows[name] = evaluate_row(job, path, removed)
             job.folder.write(partial, rows)
+            give_back()  # one model at a time
     job.folder.write("eval.json", {"rows": rows})
     return f"{len(rows)} models on {', '.join(examples.name for examples in job.inputs.evals)}"
 

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
 
 from depthprune.files import remove
+from depthprune.model.arithmetic import Arithmetic
 from depthprune.model.casting import cast_weights
 from depthprune.model.loading import load_model
 from depthprune.model.saving import read_base
@@ -17,7 +18,10 @@ from depthprune.pipeline.folder import RunFolder
 from depthprune.pipeline.inputs import Inputs
 from depthprune.recipe.recipe import Recipe
 from depthprune.selection import KeepAll
+from depthprune.settings import TrainerSettings
 from depthprune.training import NoTraining
+
+S = TypeVar("S", bound=TrainerSettings)
 
 TUNES = ("train", "baseline")
 """The stages whose model has learned a chat template, where one was given."""
@@ -30,6 +34,7 @@ class Job:
     inputs: Inputs
     folder: RunFolder
     state: PartialState
+    arithmetic: Arithmetic
 
     @property
     def recipe(self) -> Recipe:
@@ -50,9 +55,17 @@ class Job:
             return getattr(torch, self.recipe.dtype)
         return checkpoint_dtype(self.inputs.config)
 
-    def load(self, path: str | Path, dtype: torch.dtype | str = "auto") -> Any:
-        """A model on this process's device, by default in the dtype that it is stored in."""
-        return load_model(path, dtype, self.state.device, self.recipe.trust_remote_code)
+    def settled(self, settings: S) -> S:
+        """A training's settings with `bf16` decided, where the recipe leaves it open."""
+        if settings.bf16 is not None or self.arithmetic.dtype is None:
+            return settings
+        return settings.model_copy(update={"bf16": self.arithmetic.autocasts})
+
+    def load(self, path: str | Path, dtype: torch.dtype | str | None = None) -> Any:
+        """A model on this process's device, by default as this run's arithmetic has it."""
+        return load_model(
+            path, dtype or self.arithmetic.weights(), self.state.device, self.recipe.trust_remote_code
+        )
 
     def save(self, model: Any, stage: str) -> None:
         """Writes the checkpoint of a stage, if it passes the gate."""

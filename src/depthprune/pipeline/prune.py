@@ -11,11 +11,12 @@ from depthprune.selection import Plan
 def prune(job: Job, digest: str) -> str:
     """Runs the recovery on the whole model, then removes the plan's layers."""
     plan = Plan.from_json(job.folder.read("plan.json"))
-    model = job.load(str(job.recipe.model), job.dtype)
     recovery: Any = job.recipe.recovery
+    computes = job.arithmetic.weights(job.dtype) if recovery.needs_calibration else job.dtype
+    model = job.load(str(job.recipe.model), computes)
     recovery.check(model)  # scoring may have loaded none
     batches = job.inputs.batches if recovery.needs_calibration else []
-    report = recovery(model, plan, Evidence(job.folder.gradients, batches))
+    report = recovery(model, plan, Evidence(job.folder.gradients, batches, job.dtype))
     job.folder.write("recovery.json", {"method": recovery.method, **report})
     remove_layers(model, plan.removed)
     job.save(model, "prune")

@@ -1,6 +1,5 @@
 """The pipeline: score → select → prune → train (and the baseline) → evaluate → report, resumable."""
 
-import gc
 import hashlib
 import json
 import logging
@@ -17,12 +16,14 @@ from depthprune.errors import UserError, disk_faults_explained
 from depthprune.files import remove
 from depthprune.importance.igia import Igia
 from depthprune.pipeline.apart import check_apart
+from depthprune.pipeline.arithmetic import settle_arithmetic
 from depthprune.pipeline.estimate import check_disk
 from depthprune.pipeline.evaluate import evaluate, evaluate_row
 from depthprune.pipeline.fingerprint import fingerprint, model_fingerprint, provenance
 from depthprune.pipeline.folder import STAGES, RunFolder
 from depthprune.pipeline.inputs import load_inputs
 from depthprune.pipeline.job import Job
+from depthprune.pipeline.memory import give_back
 from depthprune.pipeline.prune import prune
 from depthprune.pipeline.score import score
 from depthprune.pipeline.select import select
@@ -82,7 +83,8 @@ def run(recipe: Recipe, output: str | Path, until: str = "evaluate", overwrite: 
         inputs = load_inputs(recipe, until)
         check_disk(inputs, folder.root)
         # Said, for on a machine without accelerator torchrun's processes would not know of each other.
-        job = Job(inputs, folder, PartialState(cpu=not torch.accelerator.is_available()))
+        state = PartialState(cpu=not torch.accelerator.is_available())
+        job = Job(inputs, folder, state, settle_arithmetic(inputs, folder, state))
         with folder.in_use() if job.state.is_main_process else nullcontext():
             _run_stages(job, until, overwrite)
     return folder.root
@@ -90,7 +92,8 @@ def run(recipe: Recipe, output: str | Path, until: str = "evaluate", overwrite: 
 
 def evaluate_model(recipe: Recipe) -> dict[str, Any]:
     """The recipe's model on its evaluation data, in the form of `eval.json`; writes nothing."""
-    job = Job(load_inputs(recipe), RunFolder("."), PartialState())
+    inputs, state = load_inputs(recipe), PartialState()
+    job = Job(inputs, RunFolder("."), state, settle_arithmetic(inputs, None, state))
     return {"rows": {Path(str(recipe.model)).name: evaluate_row(job, str(recipe.model))}}
 
 
@@ -126,7 +129,8 @@ def _prepare(job: Job, digests: dict[str, str], todo: list[str], overwrite: bool
             job.folder.clean(SCRATCH[stage](job))
     job.folder.write("recipe.yaml", job.recipe.located().as_yaml())
     if todo:
-        job.folder.write("environment.json", {**environment(), "sources": provenance(job.inputs)})
+        found = {"sources": provenance(job.inputs), "arithmetic": job.arithmetic.to_json()}
+        job.folder.write("environment.json", {**environment(), **found})
 
 
 def _run_stage(job: Job, stage: str, digest: str) -> None:
@@ -140,7 +144,7 @@ def _run_stage(job: Job, stage: str, digest: str) -> None:
             job.folder.clean(SCRATCH[stage](job))
             log.info("%-8s %s (%.1f s)", stage, note, cost["seconds"])
     job.state.wait_for_everyone()
-    gc.collect()
+    give_back()
 
 
 def _digests(job: Job) -> dict[str, str]:
@@ -153,7 +157,10 @@ def _digests(job: Job) -> dict[str, str]:
     data = {key: fingerprint(source) for key, source in sources.items() if source}
     data["model"] = model_fingerprint(str(recipe.model))
     evals = [fingerprint(source) for source in recipe.eval]
-    common = [recipe.digest("seed", "dtype", "chat_template", "trust_remote_code"), data, bool(evals)]
+    keys = ["seed", "dtype", "chat_template", "trust_remote_code"]
+    if recipe.arithmetic != "auto":  # what `auto` chose stays with the folder
+        keys.append("arithmetic")
+    common = [recipe.digest(*keys), data, bool(evals)]
     digests = {}
     last = _hash(common)
     if job.prunes:

@@ -50,7 +50,7 @@ def _scores(job: Job, partial: str) -> dict[str, Any]:
 
 def _choose_scorer(job: Job, metric: Any) -> Scorer:
     if isinstance(metric, Igia):
-        return _training_scorer(job, metric)
+        return _training_scorer(job, job.settled(metric))
     return _weight_scorer(job, metric) if isinstance(metric, Magnitude) else _scorer(job, metric)
 
 
@@ -67,9 +67,7 @@ def _weight_scorer(job: Job, metric: Magnitude) -> Scorer:
 def _scorer(job: Job, metric: Any) -> Scorer:
     model, batches = job.inputs.skeleton, []
     if metric.needs != "nothing":
-        # As for LoRA, whose base is frozen too: on a CPU a backward pass in bf16 is slow.
-        in_float32 = metric.needs == "gradients" and not torch.accelerator.is_available()
-        model = job.load(str(job.recipe.model), torch.float32 if in_float32 else "auto")
+        model = job.load(str(job.recipe.model))
         job.recipe.recovery.check(model)
         batches = job.inputs.batches
 

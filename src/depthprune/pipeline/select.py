@@ -4,6 +4,7 @@ from depthprune.model.traits import pruned_config
 from depthprune.pipeline.job import Job
 from depthprune.recovery.base import Evidence
 from depthprune.selection import ByRecovery, Plan
+from depthprune.selection.close_calls import close_calls
 
 
 def select(job: Job, digest: str) -> str:
@@ -11,6 +12,8 @@ def select(job: Job, digest: str) -> str:
     decides = job.recipe.recovery.decides
     plan = _decided(job) if decides else job.inputs.plan(job.folder.read("scores.json"))
     pruned_config(job.inputs.config, plan.removed)  # refuses what the family's config cannot say
+    if job.arithmetic.dtype == "bfloat16" and not decides:
+        plan = plan.merging(plan.merged_into, close_calls(job.folder.read("scores.json"), plan.removed))
     job.folder.write("plan.json", plan.to_json())
     removed = f"removes {len(plan.removed)} of {plan.num_layers} layers: {', '.join(map(str, plan.removed))}"
     return ". ".join([removed, *plan.notes])
@@ -20,7 +23,7 @@ def _decided(job: Job) -> Plan:
     """The plan of a recovery that chooses the layers itself, in the dtype that it will merge in."""
     selection = job.recipe.selection
     assert isinstance(selection, ByRecovery)
-    model = job.load(str(job.recipe.model), job.dtype)
+    model = job.load(str(job.recipe.model), job.arithmetic.weights(job.dtype))
     return job.recipe.recovery.choose(
         model, Evidence(batches=job.inputs.batches), selection, job.inputs.sizes
     )

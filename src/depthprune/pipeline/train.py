@@ -10,7 +10,6 @@ from depthprune.files import remove
 from depthprune.pipeline.fingerprint import model_fingerprint
 from depthprune.pipeline.job import Job
 from depthprune.training import FineTuning, Start
-from depthprune.training.base import frozen_dtype
 from depthprune.training.loss_log import LossLog
 from depthprune.training.self_data import answered_rows, write_answers
 from depthprune.training.teacher import TeacherCache
@@ -52,7 +51,7 @@ def baseline(job: Job, digest: str) -> str:
 
 def _settings(job: Job) -> FineTuning:
     assert isinstance(job.recipe.training, FineTuning)
-    return job.recipe.training
+    return job.settled(job.recipe.training)
 
 
 def _fine_tune(job: Job, path: str | Path, stage: str, digest: str) -> str:
@@ -102,7 +101,7 @@ def _teacher_key(job: Job, rows: Any) -> str:
 
 
 def _dense(job: Job) -> Any:
-    return job.load(str(job.recipe.model), frozen_dtype(job.dtype))
+    return job.load(str(job.recipe.model))
 
 
 def _record(job: Job, stage: str, trains: dict[str, Any]) -> None:

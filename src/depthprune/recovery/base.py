@@ -19,10 +19,13 @@ class Evidence:
     Attributes:
         gradients: the folder of factor pairs that IGIA spooled, for recoveries with `needs_gradients`.
         batches: the calibration samples, each [B, T], for recoveries with `needs_calibration`.
+        dtype: of the checkpoint that will be written, to which changed weights are rounded before they are
+            judged; None for the dtype that they are in.
     """
 
     gradients: Path | None = None
     batches: "Sequence[dict[str, torch.Tensor]]" = ()
+    dtype: "torch.dtype | None" = None
 
 
 class RecoverySettings(Settings):

@@ -71,17 +71,18 @@ class DownProjection:
             handle.remove()
 
     @torch.no_grad()
-    def folded(self, change: Tensor) -> list[Tensor]:
-        """`parameters` with (I + change) folded in, change [d, d]; rounded once, to the parameters' dtype."""
+    def folded(self, change: Tensor, dtype: torch.dtype | None = None) -> list[Tensor]:
+        """`parameters` with (I + change) folded in, change [d, d]; rounded once, to `dtype` or their own."""
         tensors = [torch.empty_like(parameter) for parameter in self.parameters]
         old, new = self.weight.parameter, tensors[0]
         stacked = ((old, new),) if self.weight.experts is None else zip(old, new, strict=True)
         for before, after in stacked:
             wide = before.to(change.dtype)
-            after.copy_(wide + (wide @ change.mT if self.weight.transposed else change @ wide))
+            moved = wide + (wide @ change.mT if self.weight.transposed else change @ wide)
+            after.copy_(moved.to(dtype or after.dtype))
         if self.bias is not None:
             wide = self.bias.to(change.dtype)
-            tensors[1].copy_(wide + wide @ change.mT)
+            tensors[1].copy_((wide + wide @ change.mT).to(dtype or self.bias.dtype))
         return tensors
 
     @contextmanager

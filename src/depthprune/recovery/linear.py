@@ -71,7 +71,7 @@ class Linear(RecoverySettings):
                 )
             places.append((found, target))
         with torch.no_grad():
-            repairs = Repairs(model, plan, evidence.batches, self.held_out)
+            repairs = Repairs(model, plan, evidence, self.held_out)
             for down, target in places:
                 repairs.choose(down, target, [self._candidate(repairs, down, target)])
             return {"solver": "closed-form", **repairs.report()}

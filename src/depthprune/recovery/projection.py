@@ -67,7 +67,7 @@ class Projection(RecoverySettings):
         from depthprune.recovery.repair import Repairs
 
         with torch.no_grad():
-            repairs = Repairs(model, plan, evidence.batches, self.held_out)
+            repairs = Repairs(model, plan, evidence, self.held_out)
             places, notes = self._places(model, plan, repairs.drift_before)
             for down, target in places:
                 repairs.choose(down, target, self._candidates(repairs, down, target))

@@ -15,6 +15,7 @@ from depthprune.recovery.activations import (
     mean_outputs,
     output_and_contribution,
 )
+from depthprune.recovery.base import Evidence
 from depthprune.recovery.down_projection import DownProjection
 from depthprune.recovery.held_out import count_samples, split_samples
 from depthprune.recovery.least_squares import Moments
@@ -38,12 +39,12 @@ class Repairs:
         drift_before: δ of each kept layer as the plan leaves it.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, batches: Sequence[Batch], held_out: float) -> None:
-        self.model, self.plan, self.batches = model, plan, batches
-        self.fit, self.held_out = split_samples(batches, held_out)
+    def __init__(self, model: nn.Module, plan: Plan, evidence: Evidence, held_out: float) -> None:
+        self.model, self.plan, self.batches, self.dtype = model, plan, evidence.batches, evidence.dtype
+        self.fit, self.held_out = split_samples(self.batches, held_out)
         self._originals: dict[int, tuple[DownProjection, list[Tensor]]] = {}
         self._rows: list[dict[str, Any]] = []
-        self._means = mean_outputs(model, batches)
+        self._means = mean_outputs(model, self.batches)
         self.drift_before = self.drift()
         self._loss_before = self._loss = mean_loss(model, self.held_out, plan.removed)
 
@@ -79,7 +80,7 @@ class Repairs:
         best = [parameter.data for parameter in down.parameters]
         self._originals.setdefault(down.layer, (down, best))
         for candidate in with_progress(candidates, f"repair of layer {down.layer}"):
-            folded = down.folded(candidate.change)
+            folded = down.folded(candidate.change, self.dtype)
             with down.holding(folded):
                 loss = mean_loss(self.model, self.held_out, self.plan.removed)
             error = moments.relative_error(candidate.change)

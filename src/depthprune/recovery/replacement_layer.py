@@ -79,7 +79,7 @@ class ReplacementLayer(RecoverySettings):
         error, loss = mean_error(layer, held_states), mean_loss(model, held_out, plan.removed)
         before = [parameter.detach().clone() for parameter in layer.parameters()]
         trained, course = self._train(layer, states)
-        _set(layer, list(trained.parameters()))
+        _set(layer, [weight.to(evidence.dtype or weight.dtype) for weight in trained.parameters()])
         error_after, loss_after = mean_error(layer, held_states), mean_loss(model, held_out, plan.removed)
         better = loss_after < loss  # and not NaN
         if not better:

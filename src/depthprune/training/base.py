@@ -116,8 +116,7 @@ def training_dtype(settings: TrainerSettings, checkpoint: "torch.dtype") -> "tor
 
 
 def frozen_dtype(checkpoint: "torch.dtype") -> "torch.dtype":
-    """Of weights that only run: the checkpoint's own on an accelerator; on a CPU bf16 is several times slower
-    than float32."""
+    """Of weights that only run: the checkpoint's own on an accelerator, float32 on a CPU."""
     import torch
 
     return checkpoint if torch.accelerator.is_available() else torch.float32
