@@ -24,7 +24,15 @@ sys.argv = ["depthprune", "nap"]
 
 def started(code: str, *arguments: str) -> subprocess.Popen:
     call = [sys.executable, "-c", code, *arguments]
-    return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_ignoring_nothing
+    )
+
+
+def _ignoring_nothing() -> None:
+    """What a process in the background is started with would be ignored by its children, too."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
