@@ -65,12 +65,25 @@ def _watch(read: int, ended: threading.Event) -> None:
     os.close(read)
 
 
+_forking = threading.local()
+
+
+def _hold() -> None:
+    """Until a fork is over no signal comes: one to the worker would be told to us, by the pipe of both."""
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _release() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
 def _forget() -> None:
     """In a forked worker, which its pool ends by a signal: that is no word to us."""
     for number in _SIGNALS:
         if signal.getsignal(number) is _raise:
             signal.signal(number, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
+    _release()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)
