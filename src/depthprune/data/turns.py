@@ -87,6 +87,7 @@ def from_json(where: str, column: str, value: Any) -> Any:
 
 
 def type_of(value: Any) -> str:
+    """The value's type, as an error names it."""
     return "null" if value is None else f"of type {type(value).__name__}"
 
 
