@@ -170,6 +170,10 @@ def test_prune_works_on_files_alone(cli, lab):
     assert cli("verify", "cut")[0] == 0
     assert "layer" in refused(cli, lab, "prune", "--model=model", "--remove=9", "--output=out")
     assert "range" in refused(cli, lab, "prune", "--model=model", "--remove=4-2", "--output=out")
+    half = ("prune", "--model=model", "--remove=3", "--output=out")
+    assert "kept:removed" in refused(cli, lab, *half, "--mlp-from=2-3")
+    assert "name it once" in refused(cli, lab, *half, "--mlp-from=2:3,1:3")
+    assert "layer 1 cannot take the MLP of layer 3" in refused(cli, lab, *half, "--mlp-from=1:3")
 
 
 def test_verify_says_what_is_wrong(cli, lab):

@@ -134,15 +134,18 @@ def prune(
     model: Annotated[Path, typer.Option(help="Model folder.")],
     remove: Annotated[str, typer.Option(help="The layers that go: 18-30, or 1,3,5-7.")],
     output: Output,
+    mlp_from: Annotated[
+        str, typer.Option(help="Kept layers that take a removed one's MLP in place of their own: 4:5,8:10.")
+    ] = "",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Remove layers from a checkpoint's files: no model is loaded, the result is a standard one."""
-    from depthprune.selection import parse_layers
+    from depthprune.selection.plan import parse_layers, parse_mlp_from
 
-    layers = parse_layers(remove)  # refused before anything slow is imported
+    layers, mlps = parse_layers(remove), parse_mlp_from(mlp_from)  # before anything slow is imported
     from depthprune.model.checkpoint import prune_files
 
-    prune_files(model, layers, output)
+    prune_files(model, layers, output, trust_remote_code, mlps)
     name = terminal.one_line(str(output))
     typer.echo(f"{name}: written; `depthprune verify {name}` loads it and checks that it works")
 

@@ -18,11 +18,14 @@ from depthprune.model.depth_config import num_layers
 from depthprune.model.engine_fields import pattern_notes
 from depthprune.model.fits import check_fits
 from depthprune.model.loading import load_config, local_folder
+from depthprune.model.moves import Moves
+from depthprune.model.quantised import check_not_quantised
 from depthprune.model.quantised_layers import Renumbering, mended_files, module_names
 from depthprune.model.saving import write_config
 from depthprune.model.shards import INDEX, SINGLE, Shard, read_shards
 from depthprune.model.skeleton import skeleton
 from depthprune.model.staging import is_vacant, staged
+from depthprune.model.sublayers import MlpFrom
 from depthprune.model.traits import Shallower, shallower
 
 log = logging.getLogger(__name__)
@@ -31,9 +34,15 @@ COPY_BYTES = 16 * 2**20
 
 
 def prune_files(
-    model_dir: str | Path, layers: Sequence[int], output: str | Path, trust_remote_code: bool = False
+    model_dir: str | Path,
+    layers: Sequence[int],
+    output: str | Path,
+    trust_remote_code: bool = False,
+    mlp_from: MlpFrom | None = None,
 ) -> None:
     """Writes the checkpoint in `model_dir` without `layers` (original indices) to the new folder `output`.
+
+    With `mlp_from` kept layers take the MLPs of removed ones, as in `remove_layers`.
 
     Tensors are copied byte by byte from shard to shard: no model in memory, any dtype. The tokenizer and the
     other small files come along. Raises UserError where the model folder is at fault, where the layers cannot
@@ -48,7 +57,9 @@ def prune_files(
         raise UserError(f"{output} is not empty: name a new folder")
     config = load_config(folder, trust_remote_code)
     shards = read_shards(folder)
-    change = shallower(config, layers, trust_remote_code=trust_remote_code)
+    change = shallower(config, layers, trust_remote_code=trust_remote_code, mlp_from=mlp_from)
+    if mlp_from:
+        check_not_quantised(config, str(folder), "its layers are cut whole: leave out --mlp-from")
     if change.packed:
         raise UserError(
             f"{config.model_type} packs all layers into {next(iter(change.packed))}: load it to prune it"
@@ -56,10 +67,11 @@ def prune_files(
     whole = skeleton(config, trust_remote_code)
     prefix = stored_prefix(shards, layers_path(whole), num_layers(config), folder)
     check_fits(folder, whole, shards, trust_remote_code)
+    moves = Moves(prefix, tuple(change.kept), mlp_from or {}, change.sides)
     renumbering = _renumbering(shards, whole, prefix, change.kept)
     mended_files(folder, renumbering)  # refuses now what it would refuse below
     with disk_faults_explained(), staged(output) as written:
-        _write_shards(shards, prefix, change.kept, written)
+        _write_shards(shards, moves, written)
         copy_other_files(folder, written)
         _write_config(folder, config, change, _unties(shards, whole), written)
         for name, content in mended_files(written, renumbering).items():
@@ -92,22 +104,9 @@ def stored_prefix(shards: Sequence[Shard], path: str, depth: int, folder: Path) 
     )
 
 
-def renamed(name: str, prefix: str, kept: Sequence[int]) -> str | None:
-    """A tensor's name in the pruned checkpoint; None if it goes."""
-    if not name.startswith(prefix):
-        return name
-    number, dot, rest = name[len(prefix) :].partition(".")
-    if int(number) not in kept:
-        return None  # a removed layer, or one behind the last, for speculative decoding
-    return f"{prefix}{list(kept).index(int(number))}{dot}{rest}"
-
-
-def _write_shards(shards: Sequence[Shard], prefix: str, kept: Sequence[int], output: Path) -> None:
+def _write_shards(shards: Sequence[Shard], moves: Moves, output: Path) -> None:
     """Each shard without what goes; shards left empty are left out."""
-    plans = [
-        (shard, {old: new for old in shard.tensors if (new := renamed(old, prefix, kept))})
-        for shard in shards
-    ]
+    plans = [(shard, {old: new for old in shard.tensors if (new := moves.renamed(old))}) for shard in shards]
     plans = [(shard, names) for shard, names in plans if names]
     weight_map: dict[str, str] = {}
     total = 0

@@ -6,7 +6,9 @@ The tables name the fields of transformers' decoder-only families that speak of 
 
 import copy
 import math
+import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -43,7 +45,12 @@ LAYER_INDICES = {
 LEADING_COUNTS = ("first_k_dense_replace", "max_window_layers", "num_dense_layers")
 TRAILING_COUNTS = ("num_kv_shared_layers",)
 # Layer i is of the special kind where i % period == offset.
-PERIODS = (("attn_layer_period", "attn_layer_offset"), ("expert_layer_period", "expert_layer_offset"))
+PERIODS = {
+    "attention": ("attn_layer_period", "attn_layer_offset"),
+    "mlp": ("expert_layer_period", "expert_layer_offset"),
+}
+# Fields that say what a layer's MLP is; all others speak of its attention, or of both.
+OF_THE_MLP = re.compile("mlp|moe|expert|dense|sparse|sparsity|ffn|intermediate|feed_forward")
 # The number of layers stands elsewhere than in num_hidden_layers (LongCat counts each layer twice there).
 LAYER_COUNT = {"longcat_flash": "num_layers"}
 # Fields that repeat num_hidden_layers.
@@ -82,25 +89,32 @@ def kept_layers(depth: int, layers: Sequence[int]) -> list[int]:
     return [i for i in range(depth) if i not in removed]
 
 
-def mended_fields(config: PretrainedConfig, kept: Sequence[int]) -> Fields:
-    """The fields of the text config that change when only the layers `kept` remain, with their new values."""
+def mended_fields(config: PretrainedConfig, kept: Sequence[int], mlps: Sequence[int] | None = None) -> Fields:
+    """The fields of the text config that change when only the layers `kept` remain, with their new values.
+
+    Where kept layers take others' MLPs, `mlps` are the layers that these are of, one for each kept layer.
+    """
+    mlps = kept if mlps is None else mlps
     text = text_config(config)
     old, depth = vars(text), num_layers(config)
     name = LAYER_COUNT.get(text.model_type, "num_hidden_layers")
     fields: Fields = {text.attribute_map.get(name, name): len(kept)}
     fields |= {alias: len(kept) for alias in SAME_COUNT if old.get(alias) == depth}
     for field, value in old.items():
+        left = mlps if OF_THE_MLP.search(field) else kept
         if field in LAYER_INDICES and value is not None:
             first = LAYER_INDICES[field]
-            fields[field] = [new + first for new, i in enumerate(kept) if i + first in value]
+            fields[field] = [new + first for new, i in enumerate(left) if i + first in value]
         elif isinstance(value, (list, tuple)) and len(value) == depth and field not in NOT_PER_LAYER:
-            fields[field] = [value[i] for i in kept]
+            fields[field] = [value[i] for i in left]
         elif field in LEADING_COUNTS and value is not None:
-            fields[field] = sum(i < value for i in kept)
+            fields[field] = sum(i < value for i in left)
         elif field in TRAILING_COUNTS and value is not None:
             fields[field] = sum(i >= depth - value for i in kept)
-    for mend in SPECIAL_FIELDS:
+    for mend in ATTENTION_FIELDS:
         fields.update(mend(text, kept, depth))
+    for mend in MLP_FIELDS:
+        fields.update(mend(text, mlps, depth))
     return fields
 
 
@@ -122,21 +136,18 @@ def _sparse_step(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fie
     }
 
 
-def _periods(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
+def _period(of: str, text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
     """Searches a period and an offset that say the kept layers' kinds; leaves them where there is none."""
-    fields: Fields = {}
-    for period_field, offset_field in PERIODS:
-        if not hasattr(text, period_field):
-            continue
-        period, offset = getattr(text, period_field), getattr(text, offset_field)
-        kinds = [i % period == offset for i in kept]
-        for new_period in (period, *range(1, len(kept) + 2)):
-            for new_offset in range(new_period):
-                if period_field not in fields and kinds == [
-                    new % new_period == new_offset for new in range(len(kept))
-                ]:
-                    fields |= {period_field: new_period, offset_field: new_offset}
-    return fields
+    period_field, offset_field = PERIODS[of]
+    if not hasattr(text, period_field):
+        return {}
+    period, offset = getattr(text, period_field), getattr(text, offset_field)
+    kinds = [i % period == offset for i in kept]
+    for new_period in (period, *range(1, len(kept) + 2)):
+        for new_offset in range(new_period):
+            if kinds == [new % new_period == new_offset for new in range(len(kept))]:
+                return {period_field: new_period, offset_field: new_offset}
+    return {}
 
 
 def _moe_range(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
@@ -199,13 +210,13 @@ def _next_token_layers(text: PretrainedConfig, kept: Sequence[int], depth: int) 
     }
 
 
-SPECIAL_FIELDS: tuple[Callable[[PretrainedConfig, Sequence[int], int], Fields], ...] = (
-    _sparse_step,
-    _periods,
-    _moe_range,
+Mend = Callable[[PretrainedConfig, Sequence[int], int], Fields]
+ATTENTION_FIELDS: tuple[Mend, ...] = (
+    partial(_period, "attention"),
     _repeated_blocks,
     _attention_types,
     _scale_depth,
     _per_layer_config,
     _next_token_layers,
 )
+MLP_FIELDS: tuple[Mend, ...] = (_sparse_step, partial(_period, "mlp"), _moe_range)

@@ -8,19 +8,26 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from depthprune.model.anatomy import decoder_layers, layers_path, unwrap
 from depthprune.model.depth_config import set_fields, text_config
+from depthprune.model.sublayers import MlpFrom, exchange_mlps
 from depthprune.model.traits import Shallower, shallower
 
 
-def remove_layers(model: nn.Module, layers: Sequence[int]) -> nn.Module:
+def remove_layers(model: nn.Module, layers: Sequence[int], mlp_from: MlpFrom | None = None) -> nn.Module:
     """Removes the decoder layers with these original indices, in place, and returns the model.
+
+    Args:
+        mlp_from: kept layer → the removed layer behind it whose MLP it takes in place of its own: the MLP of
+            the one and the attention of the other go, and all that lies between.
 
     Raises UserError for layers that are not there, are named twice or are all there are, and where the
     family's config cannot say what would remain; the model is then untouched.
     """
     inner = unwrap(model)
     path, all_layers = layers_path(inner), decoder_layers(inner)
-    change = shallower(inner.config, layers, model_class=type(inner))
+    change = shallower(inner.config, layers, model_class=type(inner), mlp_from=mlp_from)
     depth = len(all_layers)
+    if mlp_from:
+        exchange_mlps(inner, mlp_from, change.sides)
     parent, _, name = path.rpartition(".")
     setattr(inner.get_submodule(parent), name, nn.ModuleList([all_layers[i] for i in change.kept]))
     _follow(inner, change)

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from depthprune.model.depth_config import (
     text_config,
 )
 from depthprune.model.skeleton import skeleton
+from depthprune.model.sublayers import MlpFrom, Sides, check_mlp_from, exchange_mlps, layer_sides
 
 # Attributes that number a layer: they follow its new place.
 OWN_INDEX = (
@@ -45,7 +46,8 @@ class Shallower:
     """A pruned config, the fields that it changes, and what the model's modules take from it at construction.
 
     `attributes` maps a module's path in the pruned model to the attributes that are no longer what they were;
-    `packed` maps a parameter outside the layers to the dimension along which it holds a part for each layer.
+    `packed` maps a parameter outside the layers to the dimension along which it holds a part for each layer;
+    `sides` divides each original layer, where kept ones take others' MLPs.
     """
 
     config: PretrainedConfig
@@ -53,16 +55,20 @@ class Shallower:
     kept: list[int]
     attributes: dict[str, Traits]
     packed: dict[str, int]
+    sides: Sequence[Sides] = ()
 
 
 def pruned_config(
-    config: PretrainedConfig, layers: Sequence[int], trust_remote_code: bool = False
+    config: PretrainedConfig,
+    layers: Sequence[int],
+    trust_remote_code: bool = False,
+    mlp_from: MlpFrom | None = None,
 ) -> PretrainedConfig:
     """A copy of the config for the model without `layers` (original indices).
 
     Raises UserError where the family's config cannot say what would remain, and names layers that could go.
     """
-    return shallower(config, layers, trust_remote_code=trust_remote_code).config
+    return shallower(config, layers, trust_remote_code=trust_remote_code, mlp_from=mlp_from).config
 
 
 def shallower(
@@ -70,6 +76,7 @@ def shallower(
     layers: Sequence[int],
     model_class: type[PreTrainedModel] | None = None,
     trust_remote_code: bool = False,
+    mlp_from: MlpFrom | None = None,
 ) -> Shallower:
     """As `pruned_config`, with what a model in memory has to follow."""
     kept = kept_layers(num_layers(config), layers)
@@ -77,6 +84,8 @@ def shallower(
         whole = skeleton(copy.deepcopy(config), trust_remote_code)
     else:
         whole = _build(model_class, config)
+    if mlp_from:
+        return _with_other_mlps(config, kept, layers, mlp_from, whole)
     result = _try(config, kept, whole)
     if isinstance(result, Shallower):
         return result
@@ -84,6 +93,24 @@ def shallower(
         f"{config.model_type}'s config cannot say what remains without layers {_ranges(sorted(layers))}: "
         f"{result}; {_could_go(config, len(layers), whole)}"
     )
+
+
+def _with_other_mlps(
+    config: PretrainedConfig,
+    kept: list[int],
+    layers: Sequence[int],
+    mlp_from: MlpFrom,
+    whole: PreTrainedModel,
+) -> Shallower:
+    """What remains is compared with the whole model's layers after they were given each other's MLPs."""
+    check_mlp_from(mlp_from, layers, num_layers(config))
+    sides = layer_sides(whole)
+    exchange_mlps(whole, mlp_from, sides)
+    result = _try(config, kept, whole, [mlp_from.get(i, i) for i in kept])
+    if isinstance(result, Shallower):
+        return replace(result, sides=sides)
+    taken = ", ".join(f"layer {i} with the MLP of layer {other}" for i, other in sorted(mlp_from.items()))
+    raise UserError(f"{config.model_type}'s config cannot say {taken}: {result}; remove whole layers")
 
 
 def _build(model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
@@ -118,9 +145,11 @@ def _ranges(indices: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _try(config: PretrainedConfig, kept: list[int], whole: PreTrainedModel) -> Shallower | str:
+def _try(
+    config: PretrainedConfig, kept: list[int], whole: PreTrainedModel, mlps: list[int] | None = None
+) -> Shallower | str:
     """The pruned config, or the reason why there is none."""
-    fields = mended_fields(config, kept)
+    fields = mended_fields(config, kept, mlps)
     new_config = copy.deepcopy(config)
     try:
         set_fields(new_config, fields)

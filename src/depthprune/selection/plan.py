@@ -19,6 +19,7 @@ class Plan:
         combined: kept layer → the layers that its weights are a sum of, each with its coefficient, for
             recoveries that choose the layers themselves.
         search: what such a recovery tried and found, step by step.
+        mlp_from: kept layer → the removed layer whose MLP, with its norms, it takes in place of its own.
         ratio: removed layers / all layers, as it came out.
         notes: what the user should know about the plan, one sentence each.
     """
@@ -31,6 +32,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     combined: dict[int, dict[int, float]] = field(default_factory=dict)
     search: tuple[dict[str, Any], ...] = ()
+    mlp_from: dict[int, int] = field(default_factory=dict)
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -64,6 +66,8 @@ class Plan:
                 for kept, parts in self.combined.items()
             }
             plan["search"] = list(self.search)
+        if self.mlp_from:
+            plan["mlp_from"] = {str(kept): gone for kept, gone in sorted(self.mlp_from.items())}
         return plan
 
     @classmethod
@@ -81,6 +85,7 @@ class Plan:
                 for kept, parts in plan.get("combined", {}).items()
             },
             tuple(plan.get("search", ())),
+            {int(kept): gone for kept, gone in plan.get("mlp_from", {}).items()},
         )
 
     def merging(self, merged_into: dict[int, int], notes: Sequence[str] = ()) -> "Plan":
@@ -118,6 +123,19 @@ def parse_layers(layers: str | int | Iterable[int | str]) -> list[int]:
         if len(parsed) > MOST_LAYERS:
             raise UserError(f"layers: more than {MOST_LAYERS:,} are named; name each layer once")
     return parsed
+
+
+def parse_mlp_from(pairs: str) -> dict[int, int]:
+    """`"4:5,8:10"` → {4: 5, 8: 10}: kept layer → the removed layer whose MLP it takes."""
+    found: dict[int, int] = {}
+    for pair in filter(None, (part.strip() for part in pairs.split(","))):
+        if not re.fullmatch(r"[0-9]{1,5}:[0-9]{1,5}", pair):
+            raise UserError(f"mlp-from {pair!r:.100}: write kept:removed, such as 4:5 or 4:5,8:10")
+        kept, gone = map(int, pair.split(":"))
+        if kept in found or gone in found.values():
+            raise UserError(f"mlp-from {pair!r:.100}: each layer gives or takes one MLP: name it once")
+        found[kept] = gone
+    return found
 
 
 Layers = Annotated[tuple[int, ...], BeforeValidator(parse_layers)]
