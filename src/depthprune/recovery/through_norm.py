@@ -1,0 +1,165 @@
+"""Least squares through a norm: a linear map, and the gain of the norm after it, fitted to what comes out."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from depthprune.recovery.lbfgs import minimise
+from depthprune.recovery.least_squares import RANK_TOLERANCE
+
+# Features f [tokens, n], targets T [tokens, d], weights of the tokens w [tokens].
+TokenBatches = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
+
+# Steps after the closed form, each a pass over the tokens, and the relative decrease that is not worth one.
+STEPS, ENOUGH = 100, 1e-6
+# A gain below this share of the mean is as large as this to the preconditioner.
+SMALL_GAIN = 1e-2
+# Batches that take no more than this are held in memory between passes.
+HELD_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Norm:
+    """g ⊙ N(z), with N(z) = z / √(mean(z²) + ε); `centred` as LayerNorm is, of z minus its mean.
+
+    A bias added afterwards is the caller's to take off the target.
+    """
+
+    gain: Tensor
+    epsilon: float
+    centred: bool = False
+
+    def direction(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """N(z) [tokens, d], and the length that z was divided by, [tokens, 1]."""
+        z = z - z.mean(-1, keepdim=True) if self.centred else z
+        length = (z.square().mean(-1, keepdim=True) + self.epsilon).sqrt()
+        return z / length, length
+
+    def back(self, gradient: Tensor, direction: Tensor, length: Tensor) -> Tensor:
+        """The gradient by z, of the one by N(z)."""
+        along = (gradient * direction).mean(-1, keepdim=True)
+        by_z = (gradient - along * direction) / length
+        return by_z - by_z.mean(-1, keepdim=True) if self.centred else by_z
+
+
+@dataclass(frozen=True)
+class NormFit:
+    """Weight [n, d] and gain [d], with Σ w‖T − g ⊙ N(Wᵀf)‖² (without the ridge) before and after."""
+
+    weight: Tensor
+    gain: Tensor
+    error: float
+    error_before: float
+
+
+class ThroughNorm:
+    """Minimises Σ_t w_t ‖T_t − g ⊙ N(Wᵀ f_t)‖² + λ‖W − W⁰‖² over W and g, for one λ after the other.
+
+    The start is a closed form: with the lengths of the present Wᵀf held fixed, what is left is linear in W.
+    From there L-BFGS on the objective itself, in coordinates in which the linear problem is round.
+
+    `batches` is called once for each pass over the tokens. Kept beside the batch at hand: two n×n matrices
+    in float64 and about 20 of n×d in the dtype of `start`, in which it is computed.
+    """
+
+    def __init__(self, batches: TokenBatches, start: Tensor, norm: Norm) -> None:
+        self.batches, self.start = batches, start
+        self.norm = Norm(norm.gain.to(start), norm.epsilon, norm.centred)
+        gram = torch.zeros(len(start), len(start), dtype=torch.float64, device=start.device)
+        self._pull = torch.zeros_like(start)
+        self._energy = torch.zeros_like(self.norm.gain)
+        self.error_before, self.tokens = 0.0, 0
+        for f, target, w in self._computed():
+            u, length = self.norm.direction(f @ start)
+            rest = target - self.norm.gain * u
+            gram += (f * (w / length.square())).double().mT @ f.double()
+            self._pull += (f * (w / length)).mT @ (rest * self.norm.gain)
+            self._energy += (w * u.square()).sum(0)
+            self.error_before += float((w * rest.square()).double().sum())
+            self.tokens += len(f)
+        values, vectors = torch.linalg.eigh(gram)
+        self.is_singular = bool(values[0] <= RANK_TOLERANCE * values[-1])
+        # Below that, rounding would be stretched into a direction of its own.
+        rounding = max(RANK_TOLERANCE, torch.finfo(start.dtype).eps)
+        self._values = values.clamp(min=float(values[-1]) * rounding).to(start)
+        self._vectors = vectors.to(start)
+
+    @property
+    def scale(self) -> float:
+        """The mean curvature of the objective in an entry of W: λ = ρ times this."""
+        return float(self._values.mean() * self.norm.gain.square().mean())
+
+    def fit(self, penalty: float, steps: int = STEPS, enough: float = ENOUGH) -> NormFit:
+        """The minimum for λ = `penalty`; never above the objective at the start."""
+        size = self.start.numel()
+        stretch = self._stretch(penalty)
+        energy = self._energy.clamp(min=float(self._energy.mean()) * 1e-6).sqrt()
+
+        def unpacked(x: Tensor) -> tuple[Tensor, Tensor]:
+            change = self._vectors @ (x[:size].view_as(self.start) / stretch)
+            return self.start + change, x[size:] / energy
+
+        def objective(x: Tensor) -> tuple[float, Tensor]:
+            weight, gain = unpacked(x)
+            value, by_weight, by_gain = self._half_objective(weight, gain, penalty)
+            return value, torch.cat([(self._vectors.mT @ by_weight / stretch).flatten(), by_gain / energy])
+
+        def packed(weight: Tensor, gain: Tensor) -> Tensor:
+            return torch.cat([(self._vectors.mT @ (weight - self.start) * stretch).flatten(), gain * energy])
+
+        closed, _ = unpacked(torch.cat([(self._vectors.mT @ self._pull / stretch).flatten(), energy]))
+        starts = [(self.start, self.norm.gain), self._refitted(self._near(closed))[:2]]
+        weight, _ = unpacked(minimise(objective, [packed(*start) for start in starts], steps, enough))
+        return NormFit(*self._refitted(self._near(weight)), self.error_before)
+
+    def _computed(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        for f, target, w in self.batches():
+            yield f.to(self.start), target.to(self.start), w.to(self.start)[:, None]
+
+    def _stretch(self, penalty: float) -> Tensor:
+        """√ of the curvature in W, [n, d], in the basis of the Gram matrix's eigenvectors."""
+        gain = self.norm.gain.square()
+        gain = gain.clamp(min=float(gain.mean()) * SMALL_GAIN**2)
+        return (self._values[:, None] * gain + penalty).sqrt()
+
+    def _half_objective(self, weight: Tensor, gain: Tensor, penalty: float) -> tuple[float, Tensor, Tensor]:
+        """Half the objective, and its gradients by W and g."""
+        change = weight - self.start
+        value = penalty * float(change.square().sum())
+        by_weight, by_gain = penalty * change, torch.zeros_like(gain)
+        for f, target, w in self._computed():
+            u, length = self.norm.direction(f @ weight)
+            rest = gain * u - target
+            value += float((w * rest.square()).double().sum())
+            by_weight += f.mT @ self.norm.back(w * rest * gain, u, length)
+            by_gain += (w * rest * u).sum(0)
+        return value / 2, by_weight, by_gain
+
+    def _near(self, weight: Tensor) -> Tensor:
+        """The multiple of a weight that is nearest to W⁰: what comes out of the norm is the same."""
+        factor = float((weight * self.start).sum() / weight.square().sum())
+        return weight * factor if factor > 0 else weight
+
+    def _refitted(self, weight: Tensor) -> tuple[Tensor, Tensor, float]:
+        """A weight, the best gain for it, and the error that they leave."""
+        energy, cross, total = torch.zeros_like(self._energy), torch.zeros_like(self._energy), 0.0
+        for f, target, w in self._computed():
+            u, _ = self.norm.direction(f @ weight)
+            energy += (w * u.square()).sum(0)
+            cross += (w * target * u).sum(0)
+            total += float((w * target.square()).double().sum())
+        gain = torch.where(energy > 0, cross / energy, self.norm.gain)
+        return weight, gain, total - float((gain * (2 * cross - gain * energy)).double().sum())
+
+
+def held_if_small(batches: TokenBatches, limit: int = HELD_BYTES) -> TokenBatches:
+    """The same batches, held in memory if all take at most `limit` bytes, else made anew for each pass."""
+    held, used = [], 0
+    for batch in batches():
+        used += sum(tensor.nbytes for tensor in batch)
+        if used > limit:
+            return batches
+        held.append(batch)
+    return lambda: held
