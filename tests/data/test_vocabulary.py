@@ -61,13 +61,16 @@ def test_an_eos_beyond_the_embedding_closes_every_completion():
 def test_tokens_that_no_row_holds_are_a_note_and_no_whole_folder():
     tokenizer, size = grown()
     check_tokens(examples("text", text=["a"]), tokenizer, size)
-    assert note_of(tokenizer, size).startswith(f"1 tokens of the tokenizer, '<tool>' ({size}), lie beyond")
+    assert note_of(tokenizer, size).startswith(f"a token of the tokenizer, '<tool>' ({size}), lies beyond")
     assert note_of(tokenizer, size + 1) is None
-    with pytest.raises(UserError, match=r"folder: 1 tokens .*resize_token_embeddings"):
+    with pytest.raises(UserError, match=r"folder: a token .*resize_token_embeddings"):
         refuse_tokens_beyond(tokenizer, size, "folder")
 
 
-@pytest.mark.parametrize("special", [{"pad_token": "<pad>"}, {"image_token": "<image_soft_token>"}])
+@pytest.mark.parametrize(
+    "special",
+    [{"pad_token": "<pad>"}, {"image_token": "<soft>"}, {"boi_token": "<start>"}],
+)
 def test_pads_and_images_may_lie_beyond(special):
     tokenizer = tiny_tokenizer(pad=False)
     size = len(tokenizer)
@@ -75,6 +78,32 @@ def test_pads_and_images_may_lie_beyond(special):
     assert len(wrapped) == size + 1
     assert tokens_beyond(wrapped, size) == {}
     refuse_tokens_beyond(wrapped, size, "folder")
+    assert (note_of(wrapped, size) is None) == ("pad_token" in special)
+
+
+@pytest.mark.parametrize(
+    ("token", "may"),
+    [
+        ("<image_soft_token>", True),
+        ("<|image_pad|>", True),
+        ("<|vision_start|>", True),
+        ("<start_of_image>", True),
+        ("[IMG_BREAK]", True),
+        ("<|AUDIO|>", True),
+        ("<video>", True),
+        ("<tool>", False),
+        ("<|imagine|>", False),
+        ("<pilgrimage>", False),
+    ],
+)
+def test_placeholders_are_known_by_their_names_too(token, may):
+    tokenizer = tiny_tokenizer(pad=False)
+    size = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+    assert (tokens_beyond(tokenizer, size) == {}) == may
+    plain = tiny_tokenizer(pad=False)
+    plain.add_tokens([token])  # a token like any other of a text
+    assert tokens_beyond(plain, size) == {size: token}
 
 
 def test_a_pad_token_beyond_the_embedding_is_replaced():

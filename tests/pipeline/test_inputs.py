@@ -30,14 +30,30 @@ def test_a_token_without_a_row_of_the_embedding_stops_a_run_before_it_begins(tmp
     assert made.model != model
 
 
-def test_a_token_that_no_row_holds_is_said_and_found_by_verify(tmp_path, caplog):
+def test_a_token_that_no_row_holds_stops_what_verify_would_refuse(tmp_path, caplog):
     recipe(tmp_path)
     model = grown(tmp_path / "grown")
-    with caplog.at_level(logging.WARNING, "depthprune"):
-        run(recipe(tmp_path, "random", model=model, **{"training.method": "none"}), tmp_path / "out")
-    assert "'<tool>'" in caplog.text and "no row of the data holds one" in caplog.text
+    chosen = recipe(tmp_path, "random", model=model, **{"training.method": "none"})
+    with pytest.raises(UserError, match=r"grown: a token .*'<tool>'.*resize_token_embeddings"):
+        run(chosen, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="'<tool>'"):
-        verify(tmp_path / "out")
+        verify(model)
+    with caplog.at_level(logging.WARNING, "depthprune"):
+        run(chosen, tmp_path / "out", until="select")  # writes no model
+    assert "'<tool>'" in caplog.text and "no row of the data holds one" in caplog.text
+
+
+def test_an_image_token_without_a_row_of_the_embedding_is_said_and_kept(tmp_path, caplog):
+    """As Gemma 3's text models have one."""
+    recipe(tmp_path)
+    model = grown(tmp_path / "grown", additional_special_tokens=["<image_soft_token>"])
+    with caplog.at_level(logging.WARNING, "depthprune"):
+        folder = run(
+            recipe(tmp_path, "random", model=model, **{"training.method": "none"}), tmp_path / "out"
+        )
+    assert "'<image_soft_token>'" in caplog.text
+    verify(folder)
 
 
 def test_a_pad_token_without_a_row_of_the_embedding_is_none_of_the_run_s(tmp_path):

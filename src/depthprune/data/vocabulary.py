@@ -14,24 +14,44 @@ _MEND = (
     "the tokenizer has tokens that the model was not resized for: call resize_token_embeddings on the model"
 )
 
-_HIDDEN = re.compile("pad|image|boi|eoi|audio|boa|eoa|video|vision")
+# What stands for something that is no text: by the name of its setting in tokenizer_config.json, or by its own.
+_SETTING = re.compile(r"(image|boi|eoi|audio|boa|eoa|video|vision|speech)\w*_token")
+_PLACEHOLDER = re.compile(r"(?i)[<\[{]\W?(\w*_)?(image|img|audio|video|vision|speech)(_?\w+)?\W?[>\]}]")
 
 
 def tokens_beyond(tokenizer: PreTrainedTokenizerBase, rows: int) -> dict[int, str]:
-    """The tokens, by id, that an embedding of `rows` rows does not hold; vocabularies may be shorter.
+    """The tokens of text, by id, that an embedding of `rows` rows does not hold; vocabularies may be shorter.
 
-    Left out are the pad token, which the attention mask hides, and those that stand for images or sound:
-    Gemma 3's tokenizer has one more than its text models.
+    Left out are the pad token, which the attention mask hides, and the placeholders.
     """
-    named = {str(token) for name, token in tokenizer.special_tokens_map.items() if _HIDDEN.match(name)}
+    placeholders = _placeholders(tokenizer)
+    return {
+        i: token
+        for i, token in _beyond(tokenizer, rows).items()
+        if token != tokenizer.pad_token and token not in placeholders
+    }
+
+
+def _beyond(tokenizer: PreTrainedTokenizerBase, rows: int) -> dict[int, str]:
     found = {i: token for token, i in tokenizer.get_vocab().items() if i >= rows}
-    return {i: found[i] for i in sorted(found) if found[i] not in named}
+    return {i: found[i] for i in sorted(found)}
+
+
+def _placeholders(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Special tokens that stand for images, sound or films: Gemma 3's tokenizer has one more than its text
+    models have rows."""
+    named = {str(token) for name, token in tokenizer.special_tokens_map.items() if _SETTING.match(name)}
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return named | set(filter(_PLACEHOLDER.fullmatch, added))
 
 
 def refuse_tokens_beyond(tokenizer: PreTrainedTokenizerBase, rows: int, where: str) -> None:
     """Raises `UserError` where a text could hold a token that the embedding of the model `where` does not."""
     if beyond := tokens_beyond(tokenizer, rows):
-        raise UserError(f"{where}: {_said(beyond)} beyond the embedding's {rows} rows; {_MEND}")
+        raise UserError(
+            f"{where}: {_said(beyond)} beyond the embedding's {rows} rows; {_MEND}, or take them out of the "
+            "tokenizer"
+        )
 
 
 def check_tokens(
@@ -61,17 +81,17 @@ def pad_within(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
 
 
 def note_of(tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
-    """What to say of tokens beyond the embedding that no row holds, or None."""
-    beyond = tokens_beyond(tokenizer, rows)
-    return (
-        f"{_said(beyond)} beyond the embedding's {rows} rows; no row of the data holds one"
-        if beyond
-        else None
-    )
+    """What to say of tokens beyond the embedding, but the pad token, that no row holds, or None."""
+    beyond = {i: token for i, token in _beyond(tokenizer, rows).items() if token != tokenizer.pad_token}
+    if not beyond:
+        return None
+    return f"{_said(beyond)} beyond the embedding's {rows} rows; no row of the data holds one"
 
 
 def _said(beyond: dict[int, str]) -> str:
     shown = ", ".join(f"{token!r} ({i})" for i, token in list(beyond.items())[:3])
+    if len(beyond) == 1:
+        return f"a token of the tokenizer, {shown}, lies"
     return f"{len(beyond)} tokens of the tokenizer, {shown}{' …' if len(beyond) > 3 else ''}, lie"
 
 

@@ -16,7 +16,7 @@ from depthprune.data.examples import Examples, load_examples
 from depthprune.data.split import rows_in_both, split_off
 from depthprune.data.splits import FOR_EVALUATION
 from depthprune.data.tokens import encode
-from depthprune.data.vocabulary import check_tokens, note_of, pad_within
+from depthprune.data.vocabulary import check_tokens, note_of, pad_within, refuse_tokens_beyond
 from depthprune.errors import UserError
 from depthprune.files import read_json
 from depthprune.importance.igia import Igia
@@ -148,7 +148,7 @@ def load_inputs(recipe: Recipe, until: str = "evaluate") -> Inputs:
         else None,
         load_chat_template(recipe.chat_template) if recipe.chat_template else None,
     )
-    _check_rows(inputs)
+    _check_rows(inputs, until)
     _try(inputs)
     return inputs
 
@@ -159,27 +159,36 @@ def _check_weights(recipe: Recipe, config: PretrainedConfig, shape: Any, until: 
     if (folder := local_folder(model)) is not None:
         check_fits(folder, shape, read_shards(folder), recipe.trust_remote_code)
     prunes = not isinstance(recipe.selection, KeepAll)
-    if isinstance(recipe.training, FineTuning) or (prunes and until not in ("score", "select")):
+    if _writes(recipe, until) or isinstance(recipe.training, FineTuning):
         check_not_quantised(config, model, "this run would write new weights")
     elif prunes and recipe.importance.needs != "calibration":
         check_not_quantised(config, model, f"importance.metric={recipe.importance.metric} reads its weights")
 
 
-def _check_rows(inputs: Inputs) -> None:
+def _writes(recipe: Recipe, until: str) -> bool:
+    """Whether a run that ends after the stage `until` writes a model."""
+    changes = not isinstance(recipe.selection, KeepAll) or isinstance(recipe.training, FineTuning)
+    return changes and until not in ("score", "select")
+
+
+def _check_rows(inputs: Inputs, until: str) -> None:
     """Refuses chats that the template does not take, and tokens that the model has no embedding for.
 
-    A pad token alone is replaced in memory.
+    A pad token alone is replaced in memory. A token that no row holds is refused where a model is written,
+    which `verify` would refuse.
     """
     embedding: Any = inputs.skeleton.get_input_embeddings()  # type: ignore[operator]
     rows = embedding.weight.shape[0]
-    pad_within(inputs.tokenizer, rows)
     given = {id(one): one for one in (inputs.train, inputs.calibration, *inputs.evals) if one is not None}
     for examples in given.values():
         if examples.kind == "messages":
             render_chats(examples, inputs.tokenizer, inputs.chat_template)
         check_tokens(examples, inputs.tokenizer, rows, inputs.chat_template)
+    if _writes(inputs.recipe, until):
+        refuse_tokens_beyond(inputs.tokenizer, rows, str(inputs.recipe.model))
     if note := note_of(inputs.tokenizer, rows):
         log.warning("%s: %s", inputs.recipe.model, note)
+    pad_within(inputs.tokenizer, rows)
 
 
 def _datasets(recipe: Recipe) -> tuple[Examples | None, tuple[Examples, ...]]:
