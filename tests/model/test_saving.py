@@ -223,16 +223,20 @@ def test_every_other_file_comes_along_but_what_speaks_of_the_whole_model(tmp_pat
 def test_a_new_chat_template_takes_the_place_of_the_default_and_named_ones_stay(place, tmp_path):
     tokenizer = tiny_tokenizer(chat_template=place != "nowhere")
     if place == "folder":
-        tokenizer.chat_template = {"default": CHAT_TEMPLATE, "rag": "RAG"}
+        tokenizer.chat_template = {"default": CHAT_TEMPLATE, "rag": "RAG", "tool_use": "TOOLS"}
     tokenizer.save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     if place in ("string", "list"):
         (tmp_path / "chat_template.jinja").unlink()
-        named = [{"name": "default", "template": CHAT_TEMPLATE}, {"name": "rag", "template": "RAG"}]
+        given = {"default": CHAT_TEMPLATE, "rag": "RAG", "tool_use": "TOOLS"}
+        named = [{"name": name, "template": template} for name, template in given.items()]
         settings["chat_template"] = CHAT_TEMPLATE if place == "string" else named
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     set_chat_template(tmp_path, "NEW")
-    found = AutoTokenizer.from_pretrained(tmp_path).chat_template
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    turn = [{"role": "user", "content": "hi"}]
+    assert tokenizer.apply_chat_template(turn, tools=[{"name": "f"}], tokenize=False) == "NEW"
+    found = tokenizer.chat_template
     assert found == ({"default": "NEW", "rag": "RAG"} if place in ("list", "folder") else "NEW")
 
 

@@ -1,6 +1,7 @@
 """What a run writes is what its base is, but for what the run changed; so is each of its stages."""
 
 import json
+import logging
 from pathlib import Path
 
 from runs import LAYERS, model_folder, recipe
@@ -21,18 +22,21 @@ def hub_style(folder: Path) -> dict:
     path.write_text(json.dumps(config))
     (folder / "LICENSE").write_text("of the base")
     (folder / "additional_chat_templates").mkdir()
-    (folder / "additional_chat_templates" / "rag.jinja").write_text("RAG")
+    for name in ("rag", "tool_use"):
+        (folder / "additional_chat_templates" / f"{name}.jinja").write_text(name.upper())
     return config
 
 
-def test_a_run_keeps_the_bases_files_and_adds_the_template_that_it_trained_with(tmp_path):
+def test_a_run_keeps_the_bases_files_and_adds_the_template_that_it_trained_with(tmp_path, caplog):
     base = hub_style(model_folder(tmp_path / "base"))
     (tmp_path / "template.jinja").write_text(TEMPLATE)
     settings = recipe(
         tmp_path, "reverse", model=str(tmp_path / "base"), chat_template=str(tmp_path / "template.jinja"),
         baseline=True, **{"selection.ratio": 0.34},
     )  # fmt: skip
-    root = run(settings, tmp_path / "out")
+    with caplog.at_level(logging.INFO, "depthprune"):
+        root = run(settings, tmp_path / "out")
+    assert caplog.text.count("loses the model's own template 'tool_use'") == 1
     own = root / "depthprune"
     for folder, layers in ((root, 4), (own / "pruned", 4), (own / "tuned", 4), (own / "baseline", LAYERS)):
         found = json.loads((folder / "config.json").read_text())
@@ -43,3 +47,21 @@ def test_a_run_keeps_the_bases_files_and_adds_the_template_that_it_trained_with(
         templates = AutoTokenizer.from_pretrained(folder).chat_template
         assert templates["rag"] == "RAG"
         assert (templates["default"] == TEMPLATE) is (folder != own / "pruned")
+        assert ("tool_use" in templates) is (folder == own / "pruned")
+
+
+def test_a_chat_template_is_known_by_what_it_says(tmp_path, caplog):
+    first, other = tmp_path / "first.jinja", tmp_path / "other.jinja"
+    first.write_text(TEMPLATE)
+    other.write_text(TEMPLATE)
+
+    def stages_done(path):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "depthprune"):
+            run(recipe(tmp_path, "random", chat_template=str(path)), tmp_path / "out", "select")
+        return caplog.text.count("already done")
+
+    assert stages_done(first) == 0
+    assert stages_done(other) == 2
+    other.write_text(TEMPLATE + "{# another #}")
+    assert stages_done(other) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from depthprune.files import OWN
+from depthprune.files import OWN, remove_empty
 from depthprune.model.loading import explained, local_folder
 
 WEIGHTS = (
@@ -20,6 +20,8 @@ NOT_COPIED = ("README.md", "config.json")
 # The same model for other engines, on the hub, where its weights are not seen without downloading them.
 OTHER_FORMATS = ("coreml", "gguf", "metal", "onnx", "openvino", "original")
 CACHES = ("__pycache__",)
+PREFERRED = "tool_use"
+"""The named chat template that transformers takes, where there is one, for chats with tools."""
 
 
 def base_folder(path_or_id: str | Path) -> Path:
@@ -73,15 +75,16 @@ def _is_other(file: Path) -> bool:
 
 
 def set_chat_template(folder: Path, template: str) -> None:
-    """Makes `template` the default of the tokenizer in `folder`, wherever its files keep theirs.
+    """Makes `template` the one that the tokenizer in `folder` uses, wherever its files keep theirs.
 
-    Named templates stay. Where there is none yet it becomes `chat_template.jinja`.
+    The one named `tool_use` goes, which transformers would prefer for chats with tools; others that are named
+    stay. Where there is none yet it becomes `chat_template.jinja`.
     """
     settings = folder / "tokenizer_config.json"
     found = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     stated = found.get("chat_template")
     if isinstance(stated, list):
-        named = [entry for entry in stated if entry.get("name") != "default"]
+        named = [entry for entry in stated if entry.get("name") not in ("default", PREFERRED)]
         found["chat_template"] = [{"name": "default", "template": template}, *named]
     elif stated is not None:
         found["chat_template"] = template
@@ -91,6 +94,8 @@ def set_chat_template(folder: Path, template: str) -> None:
     if processor.is_file():
         content = json.dumps({"chat_template": template}, indent=2, ensure_ascii=False)
         processor.write_text(content + "\n", encoding="utf-8")
-    beside = folder / "chat_template.jinja"
-    if stated is None or beside.is_file() or (folder / "additional_chat_templates").is_dir():
+    beside, named_beside = folder / "chat_template.jinja", folder / "additional_chat_templates"
+    if stated is None or beside.is_file() or named_beside.is_dir():
         beside.write_text(template, encoding="utf-8")
+    (named_beside / f"{PREFERRED}.jinja").unlink(missing_ok=True)
+    remove_empty([named_beside])

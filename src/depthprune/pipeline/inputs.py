@@ -21,6 +21,7 @@ from depthprune.errors import UserError
 from depthprune.files import read_json
 from depthprune.importance.igia import Igia
 from depthprune.model.anatomy import decoder_layers, parameters_per_layer
+from depthprune.model.base_files import PREFERRED
 from depthprune.model.engine_fields import pattern_notes, spelling_notes
 from depthprune.model.fits import check_fits
 from depthprune.model.loading import load_config, load_tokenizer, local_folder
@@ -134,11 +135,12 @@ def load_inputs(recipe: Recipe, until: str = "evaluate") -> Inputs:
     shape = skeleton(config, recipe.trust_remote_code)
     _check_weights(recipe, config, shape, until)
     train, evals = _datasets(recipe)
+    tokenizer = load_tokenizer(recipe.model, recipe.trust_remote_code)
     inputs = Inputs(
         recipe,
         config,
         shape,
-        load_tokenizer(recipe.model, recipe.trust_remote_code),
+        tokenizer,
         train,
         evals,
         load_examples(recipe.calibration)
@@ -146,11 +148,24 @@ def load_inputs(recipe: Recipe, until: str = "evaluate") -> Inputs:
         else train
         if recipe.reads_calibration
         else None,
-        load_chat_template(recipe.chat_template) if recipe.chat_template else None,
+        _chat_template(recipe, tokenizer),
     )
     _check_rows(inputs, until)
     _try(inputs)
     return inputs
+
+
+def _chat_template(recipe: Recipe, tokenizer: Any) -> str | None:
+    if recipe.chat_template is None:
+        return None
+    template, named = load_chat_template(recipe.chat_template), tokenizer.chat_template
+    if isinstance(recipe.training, FineTuning) and isinstance(named, dict) and PREFERRED in named:
+        log.info(
+            "%s is for chats with tools too: what is tuned with it loses the model's own template %r",
+            recipe.chat_template,
+            PREFERRED,
+        )
+    return template
 
 
 def _check_weights(recipe: Recipe, config: PretrainedConfig, shape: Any, until: str) -> None:

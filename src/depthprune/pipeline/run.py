@@ -160,6 +160,8 @@ def _digests(job: Job) -> dict[str, str]:
     keys = ["seed", "dtype", "chat_template", "trust_remote_code"]
     if recipe.arithmetic != "auto":  # what `auto` chose stays with the folder
         keys.append("arithmetic")
+    if recipe.chat_template is not None:  # by what it says, not by where it lies
+        recipe = recipe.model_copy(update={"chat_template": fingerprint(recipe.chat_template)})
     common = [recipe.digest(*keys), data, bool(evals)]
     digests = {}
     last = _hash(common)
