@@ -14,7 +14,7 @@ _MEND = (
     "the tokenizer has tokens that the model was not resized for: call resize_token_embeddings on the model"
 )
 
-# What stands for something that is no text: by the name of its setting in tokenizer_config.json, or by its own.
+# What stands for no text: by the name of its setting in tokenizer_config.json, or by its own.
 _SETTING = re.compile(r"(image|boi|eoi|audio|boa|eoa|video|vision|speech)\w*_token")
 _PLACEHOLDER = re.compile(r"(?i)[<\[{]\W?(\w*_)?(image|img|audio|video|vision|speech)(_?\w+)?\W?[>\]}]")
 

@@ -1,0 +1,58 @@
+"""The verbs on a model folder itself. None imports torch before its arguments are parsed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from depthprune.cli import terminal
+from depthprune.cli.options import Json, Output, TrustRemoteCode
+
+
+def prune(
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    remove: Annotated[str, typer.Option(help="The layers that go: 18-30, or 1,3,5-7.")],
+    output: Output,
+    mlp_from: Annotated[
+        str, typer.Option(help="Kept layers that take a removed one's MLP in place of their own: 4:5,8:10.")
+    ] = "",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Remove layers from a checkpoint's files: no model is loaded, the result is a standard one."""
+    from depthprune.selection.plan import parse_layers, parse_mlp_from
+
+    layers, mlps = parse_layers(remove), parse_mlp_from(mlp_from)  # before anything slow is imported
+    from depthprune.model.checkpoint import prune_files
+
+    prune_files(model, layers, output, trust_remote_code, mlps)
+    name = terminal.one_line(str(output))
+    typer.echo(f"{name}: written; `depthprune verify {name}` loads it and checks that it works")
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Check that a model folder is whole: it reloads, its cache is right, it generates."""
+    from depthprune.model.verify import verify as check
+
+    check(folder, trust_remote_code)
+    name = terminal.one_line(str(folder))
+    typer.echo(f"{name}: whole; it loads, its cached and uncached logits agree, and it generates")
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(help="Model folder or hub id.")],
+    ratio: Annotated[float, typer.Option(help="Share of the layers to remove.")] = 0.25,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Show a model's layers and parameters, and what its size and speed would be at a ratio."""
+    from depthprune.selection import OneShot
+    from depthprune.settings import build
+
+    build(OneShot, {"ratio": ratio})  # refused before anything slow is imported
+    from depthprune.cli import display
+    from depthprune.pipeline.inspection import inspect_model
+
+    display.show_inspection(inspect_model(model, ratio, trust_remote_code), as_json)

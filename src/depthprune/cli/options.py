@@ -1,0 +1,45 @@
+"""The arguments and options that several verbs take, and the recipe that they add up to."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from depthprune.recipe.recipe import Recipe
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A name from `depthprune methods`, or a YAML file.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="training.method=full, …")
+]
+Model = Annotated[str | None, typer.Option(help="Model folder or hub id.")]
+Train = Annotated[
+    str | None, typer.Option(help="Training data: JSONL, JSON, CSV, Parquet, folder, or hub id.")
+]
+Eval = Annotated[list[str] | None, typer.Option(help="Evaluation data; may be repeated.")]
+CalibrationData = Annotated[
+    str | None, typer.Option("--calibration", help="Text or rows for metrics without training.")
+]
+Ratio = Annotated[float | None, typer.Option(help="Share of the layers to remove.")]
+Output = Annotated[Path, typer.Option(help="The run folder: becomes the pruned model's own.")]
+ChatTemplate = Annotated[
+    str | None, typer.Option(help="A Jinja file, where the tokenizer has no chat template.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+]
+Until = Literal["score", "select", "prune", "train", "evaluate"]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Delete what a changed recipe replaces, and what was kept of it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")]
+
+
+def recipe_of(name: str, overrides: list[str] | None, **options: Any) -> "Recipe":
+    """The recipe with the options and KEY=VALUE pairs on top; the latter win."""
+    from depthprune.recipe.load import load_recipe, parse_override
+
+    values = {key: value for key, value in options.items() if value is not None}
+    return load_recipe(name, **{**values, **dict(map(parse_override, overrides or []))})

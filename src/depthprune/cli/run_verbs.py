@@ -1,0 +1,148 @@
+"""The verbs that run a recipe, or some of its stages. None imports torch before its arguments are parsed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from depthprune.cli.options import (
+    CalibrationData,
+    ChatTemplate,
+    Eval,
+    Json,
+    Model,
+    Output,
+    Overrides,
+    Overwrite,
+    Ratio,
+    RecipeName,
+    Train,
+    TrustRemoteCode,
+    Until,
+    recipe_of,
+)
+
+
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    model: Model = None,
+    train: Train = None,
+    eval: Eval = None,
+    calibration: CalibrationData = None,
+    ratio: Ratio = None,
+    chat_template: ChatTemplate = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also tune the whole model, the fair control.")
+    ] = False,
+    until: Annotated[Until, typer.Option(help="End after this stage.")] = "evaluate",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan, its cost and the disk it needs.")
+    ] = False,
+    output: Output = Path("out"),
+    overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Prune a model by a recipe: score, select, prune, train, evaluate. Called again, it goes on."""
+    resolved = recipe_of(
+        recipe,
+        overrides,
+        model=model,
+        train=train,
+        eval=tuple(eval) if eval else None,
+        calibration=calibration,
+        chat_template=chat_template,
+        baseline=baseline or None,
+        trust_remote_code=trust_remote_code or None,
+        **{"selection.ratio": ratio},
+    )
+    from depthprune.cli import display
+    from depthprune.pipeline.run import run as run_pipeline
+
+    if dry_run:
+        from depthprune.pipeline.estimate import estimate
+
+        display.show_estimate(estimate(resolved, output), as_json)
+        return
+    folder = run_pipeline(resolved, output, until, overwrite)
+    display.show_run(folder, until, as_json)
+
+
+def score(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    model: Model = None,
+    train: Train = None,
+    calibration: CalibrationData = None,
+    chat_template: ChatTemplate = None,
+    output: Output = Path("out"),
+    overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Score the layers by a recipe's metric; `run` with the same recipe and output goes on from there."""
+    resolved = recipe_of(
+        recipe,
+        overrides,
+        model=model,
+        train=train,
+        calibration=calibration,
+        chat_template=chat_template,
+        trust_remote_code=trust_remote_code or None,
+    )
+    from depthprune.cli import display
+    from depthprune.pipeline.run import run as run_pipeline
+
+    display.show_run(run_pipeline(resolved, output, "score", overwrite), "score", as_json)
+
+
+def train(
+    model: Annotated[str, typer.Option(help="Model folder or hub id.")],
+    train: Annotated[str, typer.Option(help="Training data.")],
+    output: Output,
+    overrides: Overrides = None,
+    eval: Eval = None,
+    chat_template: ChatTemplate = None,
+    overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a checkpoint as a recipe would, without pruning it: training.method=full, …"""
+    resolved = recipe_of(
+        "finetune",
+        overrides,
+        model=model,
+        train=train,
+        eval=tuple(eval) if eval else None,
+        chat_template=chat_template,
+        trust_remote_code=trust_remote_code or None,
+    )
+    from depthprune.cli import display
+    from depthprune.pipeline.run import run as run_pipeline
+
+    display.show_run(run_pipeline(resolved, output, overwrite=overwrite), "evaluate", as_json)
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="Model folder or hub id.")],
+    eval: Annotated[list[str], typer.Option(help="Evaluation data; may be repeated.")],
+    overrides: Overrides = None,
+    chat_template: ChatTemplate = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on your data: accuracy, exact match and ROUGE-L, or perplexity, as the rows say."""
+    resolved = recipe_of(
+        "finetune",
+        overrides,
+        model=model,
+        eval=tuple(eval),
+        chat_template=chat_template,
+        trust_remote_code=trust_remote_code or None,
+        **{"training.method": "none"},
+    )
+    from depthprune.cli import display
+    from depthprune.pipeline.run import evaluate_model
+
+    display.show_evaluation(evaluate_model(resolved), as_json)
