@@ -49,9 +49,7 @@ def test_an_image_token_without_a_row_of_the_embedding_is_said_and_kept(tmp_path
     recipe(tmp_path)
     model = grown(tmp_path / "grown", additional_special_tokens=["<image_soft_token>"])
     with caplog.at_level(logging.WARNING, "depthprune"):
-        folder = run(
-            recipe(tmp_path, "random", model=model, **{"training.method": "none"}), tmp_path / "out"
-        )
+        folder = run(recipe(tmp_path, "random", model=model, **{"training.method": "none"}), tmp_path / "out")
     assert "'<image_soft_token>'" in caplog.text
     verify(folder)
 
