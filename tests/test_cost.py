@@ -1,7 +1,7 @@
 import pytest
 
 from depthprune import cost
-from depthprune.cost import measured, progress, spoken, with_progress
+from depthprune.cost import Advancing, measured, progress, spoken, with_progress
 
 
 @pytest.fixture
@@ -67,3 +67,10 @@ def test_seconds_and_memory_are_filled_in():
     with measured() as found:
         pass
     assert found["seconds"] >= 0 and found["peak_bytes"] > 0
+
+
+def test_items_that_are_gone_through_again_tell_each_time():
+    told = []
+    items = Advancing([1, 2], told.append)
+    assert [*items, *items] == [1, 2, 1, 2]
+    assert told == [1, 1, 1, 1]

@@ -90,10 +90,23 @@ def progress(total: float, description: str) -> Iterator[Callable[[float], None]
             task = bar.add_task(description, total=total)
             yield lambda size: bar.advance(task, size)
     else:
-        yield _Lines(total, description)
+        yield Lines(total, description)
 
 
-class _Lines:
+class Advancing(Iterable[Item]):
+    """Items that tell an `advance` of each of them, however often they are gone through."""
+
+    def __init__(self, items: Iterable[Item], advance: Callable[[float], None]) -> None:
+        self.items = items
+        self.advance = advance
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in self.items:
+            yield item
+            self.advance(1)
+
+
+class Lines:
     """Told of each part that is done, logs how long the rest will take."""
 
     def __init__(self, total: float, description: str) -> None:

@@ -20,6 +20,7 @@ from depthprune.pipeline.job import Job
 from depthprune.selection import Contiguous, Iterative
 from depthprune.selection.one_shot import finite
 from depthprune.training.base import training_dtype
+from depthprune.training.time_left import TimeLeft
 from depthprune.training.trainer import sft_trainer, untouched
 
 log = logging.getLogger("depthprune")
@@ -96,9 +97,8 @@ def _training_scorer(job: Job, metric: Igia) -> Scorer:
         scratch = job.folder.own / "scoring"
         rows = job.inputs.encoded(metric.max_length)
         with untouched(model):
-            sft_trainer(
-                model, job.inputs.tokenizer, rows, metric, scratch, job.recipe.seed, [recorder]
-            ).train()
+            told = [recorder, TimeLeft(metric.metric, metric.steps)]
+            sft_trainer(model, job.inputs.tokenizer, rows, metric, scratch, job.recipe.seed, told).train()
         batch = metric.per_device_train_batch_size * metric.gradient_accumulation_steps
         scores = torch.zeros(job.inputs.num_layers)
         scores[kept] = recorder.scores()

@@ -14,6 +14,7 @@ from depthprune.selection import ByRecovery, Plan, Sizes, resolve_layers
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from depthprune.importance.base import Batches
     from depthprune.recovery.combination import WeightsOf
 
 
@@ -55,12 +56,19 @@ class Collapse(Merging):
 
         Raises `UserError` where no merge is accepted.
         """
+        from depthprune.cost import Advancing, progress
+
+        low, high = self._range(sizes.num_layers)
+        with progress((high - low + 2) * len(evidence.batches), f"{self.method}, at most") as advance:
+            return self._merge(model, Advancing(evidence.batches, advance), selection, sizes)
+
+    def _merge(self, model: "nn.Module", batches: "Batches", selection: ByRecovery, sizes: Sizes) -> Plan:
         from depthprune.recovery.combination import collapsed, kinds
         from depthprune.recovery.states import final_states
 
         low, high = self._range(sizes.num_layers)
         alike, removable = kinds(model), selection.removable(sizes)
-        whole = final_states(model, evidence.batches)
+        whole = final_states(model, batches)
         stack, base, search = Stack.whole(sizes.num_layers), high, list[dict[str, Any]]()
         while missing := selection.missing(stack.removed, sizes):
             most = min(self.merge_layers - 1, missing)
@@ -75,7 +83,7 @@ class Collapse(Merging):
             # θ_l + Σ (θ_{l+k} − θ_l)
             trial = stack.combining({base: 1.0 - len(followers), **dict.fromkeys(followers, 1.0)})
             with collapsed(model, trial, self.weights_of):
-                cosine = mean_cosine(whole, final_states(model, evidence.batches))
+                cosine = mean_cosine(whole, final_states(model, batches))
             accepted = cosine > self.threshold
             search.append({"into": base, "layers": followers, "cosine": cosine, "accepted": accepted})
             stack, base = (trial, base - self.interval) if accepted else (stack, base - 1)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from torch import nn
 
+    from depthprune.importance.base import Batches
     from depthprune.recovery.combination import WeightsOf
 
 
@@ -54,6 +55,13 @@ class ManifoldMerge(Merging):
 
     def choose(self, model: "nn.Module", evidence: Evidence, selection: ByRecovery, sizes: Sizes) -> Plan:
         """Merges pair by pair, every pair chosen by the states of the model as it is by then."""
+        from depthprune.cost import Advancing, progress
+
+        passes = selection.missing((), sizes)
+        with progress(passes * len(evidence.batches), self.method) as advance:
+            return self._merge(model, Advancing(evidence.batches, advance), selection, sizes)
+
+    def _merge(self, model: "nn.Module", batches: "Batches", selection: ByRecovery, sizes: Sizes) -> Plan:
         from depthprune.recovery.combination import collapsed, kinds, refuse_unlike
 
         alike, removable = kinds(model), selection.removable(sizes)
@@ -73,7 +81,7 @@ class ManifoldMerge(Merging):
                 )
                 break
             with collapsed(model, stack, self.weights_of):
-                similar = self._similarities(model, evidence, left)
+                similar = self._similarities(model, batches, left)
             first = max(pairs, key=lambda p: (similar[p, p + 1], p))
             share = self._share(similar, first)
             kept, gone = left[first], left[first + 1]
@@ -88,14 +96,14 @@ class ManifoldMerge(Merging):
             stack = stack.combining({kept: share, gone: 1 - share})
         return stack.plan(search, notes)
 
-    def _similarities(self, model: "nn.Module", evidence: Evidence, left: Collection[int]) -> "ndarray":
+    def _similarities(self, model: "nn.Module", batches: "Batches", left: Collection[int]) -> "ndarray":
         """S of the layers that are left, [n, n]."""
         import numpy as np
 
         from depthprune.recovery.manifold import diffusion_map, similarities
         from depthprune.recovery.states import sample_means
 
-        states = sample_means(model, evidence.batches, left)
+        states = sample_means(model, batches, left)
         maps = [
             diffusion_map(states[layer].double().numpy(), self.sigma, self.alpha, self.dimensions)
             for layer in left

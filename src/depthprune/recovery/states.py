@@ -1,6 +1,6 @@
 """Hidden states of the calibration samples: what a recovery compares or learns from."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ def on_device(model: nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[Batc
 
 
 @torch.inference_mode()
-def final_states(model: nn.Module, batches: Sequence[Batch]) -> list[Tensor]:
+def final_states(model: nn.Module, batches: Iterable[Batch]) -> list[Tensor]:
     """h_L, what leaves the last layer, before the final norm: the real tokens' [tokens, d] of each batch."""
     last = len(decoder_layers(model)) - 1
     found: list[Tensor] = []
@@ -36,7 +36,7 @@ def final_states(model: nn.Module, batches: Sequence[Batch]) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def sample_means(model: nn.Module, batches: Sequence[Batch], layers: Collection[int]) -> dict[int, Tensor]:
+def sample_means(model: nn.Module, batches: Iterable[Batch], layers: Collection[int]) -> dict[int, Tensor]:
     """For each of these layers its output h_{i+1}, the mean over each sample's real tokens: float32 [N, d].
 
     Raises `UserError` naming the first layer with a value that is not finite.

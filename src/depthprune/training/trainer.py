@@ -17,6 +17,7 @@ from depthprune.settings import LoraSettings, TrainerSettings
 from depthprune.training.base import FineTuning, Start, uses_bf16
 from depthprune.training.checkpoints import Manifests, newest_checkpoint
 from depthprune.training.lora import lora_config
+from depthprune.training.time_left import TimeLeft
 from depthprune.training.trained import trained_tensors
 
 if TYPE_CHECKING:  # trl takes seconds to import, and only a run that trains needs it
@@ -137,7 +138,8 @@ def fine_tune(
     model: Any = settings.load(start)
     settings.choose_trained(model)
     with untouched(model):
-        trainer: Any = sft_trainer(model, tokenizer, dataset, settings, folder, seed, callbacks, teacher)
+        told = [*callbacks, TimeLeft("training")]
+        trainer: Any = sft_trainer(model, tokenizer, dataset, settings, folder, seed, told, teacher)
         trains = trained_tensors(trainer.model)
         log.info("trains %s", _said(trains))
         checkpoint = newest_checkpoint(folder)
