@@ -1,12 +1,14 @@
 """What the importance metrics share: their settings' base and the type of their data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from depthprune.settings import Settings
 
 if TYPE_CHECKING:
     import torch
+
+    from depthprune.model.sublayers import Sides
 
 Batches = Iterable[dict[str, "torch.Tensor"]]
 """Dicts of `input_ids`, `attention_mask` and optionally `labels`, each [B, T], padded on the right."""
@@ -23,6 +25,18 @@ class MetricSettings(Settings):
     needs: ClassVar[Literal["nothing", "weights", "calibration", "gradients", "training"]]
     """`weights`: the checkpoint's files and no loaded model; `gradients`: calibration samples and a backward
     pass; `training`: a training run."""
+    scores_pairs: ClassVar[bool] = False
+    """Whether `score_pairs` scores pairs of neighbouring sublayers, for `selection.granularity`."""
     paper: ClassVar[str]
     cost: ClassVar[str]
     metric: str
+
+    def score_pairs(
+        self, model: "torch.nn.Module", batches: Batches, sides: "Sequence[Sides]"
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        """The scores of the layers, and of each layer's MLP with the attention of the next layer there is.
+
+        Both float32 [L] on the CPU; of layers that are skipped, and the last one's MLP, the entries say
+        nothing. The model may be `recomposed`.
+        """
+        raise NotImplementedError

@@ -1,5 +1,6 @@
 """Block influence (ShortGPT, arXiv:2403.03853): how far a layer turns the residual stream."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from depthprune.errors import UserError
@@ -7,6 +8,8 @@ from depthprune.importance.base import Batches, MetricSettings
 
 if TYPE_CHECKING:
     import torch
+
+    from depthprune.model.sublayers import Sides
 
 
 class BlockInfluence(MetricSettings):
@@ -18,27 +21,35 @@ class BlockInfluence(MetricSettings):
     needs: ClassVar[Literal["calibration"]] = "calibration"
     paper: ClassVar[str] = "ShortGPT (arXiv:2403.03853)"
     cost: ClassVar[str] = "1 forward pass"
+    scores_pairs: ClassVar[bool] = True
     metric: Literal["block-influence"] = "block-influence"
 
     def __call__(self, model: "torch.nn.Module", batches: Batches) -> "torch.Tensor":
         """Returns a float32 tensor [L], each entry in [0, 2]."""
+        return self.score_pairs(model, batches, ())[0]
+
+    def score_pairs(
+        self, model: "torch.nn.Module", batches: Batches, sides: "Sequence[Sides]"
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        """The same from before a layer's MLP to behind the next one's attention; none without sides."""
         import torch
         import torch.nn.functional as F
 
         from depthprune.cost import with_progress
         from depthprune.importance.damage import refuse_non_finite
         from depthprune.model.anatomy import decoder_layers
-        from depthprune.model.hooks import record_layer_io
+        from depthprune.model.between import streams
 
-        turned = torch.zeros(len(decoder_layers(model)), dtype=torch.float64)
+        turned = torch.zeros(2, len(decoder_layers(model)), dtype=torch.float64)
         tokens = 0
         with torch.inference_mode():
             for batch in with_progress(batches, self.metric):
                 real = batch["attention_mask"].bool()
-                for i, (before, after) in enumerate(record_layer_io(model, batch)):
+                for across, i, before, after in streams(model, batch, sides):
                     cosine = F.cosine_similarity(before.float(), after.float(), dim=-1)
-                    turned[i] += (1 - cosine)[real.to(cosine.device)].sum().cpu()
+                    turned[int(across), i] += (1 - cosine)[real.to(cosine.device)].sum().cpu()
                 tokens += int(real.sum())
         if tokens == 0:
             raise UserError("block-influence: the calibration batches hold no token; give at least one batch")
-        return refuse_non_finite(self.metric, (turned / tokens).float(), model)
+        layers, between = (turned / tokens).float()
+        return refuse_non_finite(self.metric, layers, model), refuse_non_finite(self.metric, between, model)

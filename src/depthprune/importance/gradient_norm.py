@@ -1,5 +1,6 @@
 """Gradient norms (GradMAP, arXiv:2602.14649): how strongly the loss pulls at each layer's weights."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -8,6 +9,8 @@ from depthprune.importance.base import Batches, MetricSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from depthprune.model.sublayers import Sides
 
 
 class GradientNorm(MetricSettings):
@@ -22,6 +25,7 @@ class GradientNorm(MetricSettings):
     needs: ClassVar[Literal["gradients"]] = "gradients"
     paper: ClassVar[str] = "GradMAP (arXiv:2602.14649)"
     cost: ClassVar[str] = "1 forward and backward pass"
+    scores_pairs: ClassVar[bool] = True
     metric: Literal["gradient-norm"] = "gradient-norm"
     batch_size: int | None = Field(None, ge=1)
     """Samples a pass. By default as many as fit the memory that a loop over samples would take."""
@@ -37,3 +41,18 @@ class GradientNorm(MetricSettings):
         from depthprune.importance.gradient_passes import GradientPasses
 
         return GradientPasses(self.batch_size, self.gradient_checkpointing)(model, batches)
+
+    def score_pairs(
+        self, model: "nn.Module", batches: Batches, sides: "Sequence[Sides]"
+    ) -> "tuple[Tensor, Tensor]":
+        """The sums over the tensors of a layer, and over those of its MLP and the next one's attention."""
+        from depthprune.importance.gradient_passes import GradientPasses
+        from depthprune.model.skip import skipped_layers
+        from depthprune.model.sublayers import both_sides
+
+        passes = GradientPasses(self.batch_size, self.gradient_checkpointing)
+        sums = passes(model, batches, both_sides(model, sides)).view(-1, 2)
+        there = [i for i in range(len(sums)) if i not in skipped_layers(model)]
+        across = sums[:, 1].clone()
+        across[there[:-1]] += sums[there[1:], 0]
+        return sums.sum(dim=1), across

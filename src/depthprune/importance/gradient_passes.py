@@ -1,7 +1,7 @@
 """The passes that gradient norms are read from: how large their batches are, and what is kept meanwhile."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,33 +31,38 @@ class GradientPasses:
     batch_size: int | None
     gradient_checkpointing: bool | None
 
-    def __call__(self, model: nn.Module, batches: Batches) -> Tensor:
-        """The mean sums of norms over the samples, float32 [L] on the CPU."""
+    def __call__(
+        self, model: nn.Module, batches: Batches, parts: Sequence[Sequence[nn.Module]] | None = None
+    ) -> Tensor:
+        """The mean sums of norms over the samples, of each layer or each of its parts, float32 on the CPU."""
         samples = split_samples(batches)
-        totals = torch.zeros(len(decoder_layers(model)), dtype=torch.float64)
+        depth = len(decoder_layers(model))
+        totals = torch.zeros(depth if parts is None else len(parts), dtype=torch.float64)
         with frozen(model):
-            norms, sample_bytes = self._plan(model, samples[0])
+            norms, sample_bytes = self._plan(model, samples[0], parts)
             with norms.attached():
                 groups = list(self._groups(samples, sample_bytes, memory_budget(model)))
                 sizes = [sum(len(sample.input_ids) for sample in group) for group in groups]
                 for group in with_progress(groups, "gradient-norm", sizes):
                     totals += _score(model, norms, group)
                     if not totals.isfinite().all():
-                        raise UserError(_not_finite(model, totals))
+                        raise UserError(_not_finite(model, totals.view(depth, -1).sum(dim=1)))
         if norms.replayed:
             log.info("gradient-norm: a backward pass per sample for %s", ", ".join(sorted(norms.replayed)))
         return (totals / len(samples)).float()
 
-    def _plan(self, model: nn.Module, longest: Sample) -> tuple[PerSampleNorms, int]:
+    def _plan(
+        self, model: nn.Module, longest: Sample, parts: Sequence[Sequence[nn.Module]] | None
+    ) -> tuple[PerSampleNorms, int]:
         """The recorder, with checkpointing or without, and the activation bytes of the longest sample."""
-        norms = PerSampleNorms(model)
+        norms = PerSampleNorms(model, parts=parts)
         if self.batch_size is not None and self.gradient_checkpointing is not None:
-            return PerSampleNorms(model, self.gradient_checkpointing), 0
+            return PerSampleNorms(model, self.gradient_checkpointing, parts), 0
         size = activation_bytes(model, longest, norms)
         checkpointing = self.gradient_checkpointing
         if checkpointing is None:
             checkpointing = size.plain > memory_budget(model)
-        return PerSampleNorms(model, checkpointing), size.recomputed if checkpointing else size.plain
+        return PerSampleNorms(model, checkpointing, parts), size.recomputed if checkpointing else size.plain
 
     def _groups(self, samples: list[Sample], sample_bytes: int, budget: int) -> Iterator[list[Sample]]:
         """Batches of samples, longest first; shorter ones come in larger batches."""

@@ -1,5 +1,6 @@
 """What the metrics share that measure the model without one layer."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from depthprune.errors import UserError
@@ -7,6 +8,8 @@ from depthprune.importance.base import Batches, MetricSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from depthprune.model.sublayers import Sides
 
 
 class MaskedForward(MetricSettings):
@@ -17,6 +20,7 @@ class MaskedForward(MetricSettings):
     """
 
     needs: ClassVar[Literal["calibration"]] = "calibration"
+    scores_pairs: ClassVar[bool] = True
     cost: ClassVar[str] = "about L/2 forward passes"
 
     def losses(self, model: "nn.Module", batches: Batches) -> "Tensor":
@@ -27,22 +31,26 @@ class MaskedForward(MetricSettings):
         Raises:
             UserError: the batches hold no token to predict.
         """
+        return self.pair_losses(model, batches, ())[0]
+
+    def pair_losses(self, model: "nn.Module", batches: Batches, sides: "Sequence[Sides]") -> "Tensor":
+        """As `losses`, and where there are sides without each pair that lies across two layers: [2, L]."""
         import torch
 
         from depthprune.cost import with_progress
         from depthprune.model.anatomy import decoder_layers, unwrap
         from depthprune.model.head import IGNORED, next_tokens, summed_loss
-        from depthprune.model.resume import without_each_layer
+        from depthprune.model.resume import without_each_pair
 
-        sums = torch.zeros(len(decoder_layers(model)), dtype=torch.float64)
+        sums = torch.zeros(2, len(decoder_layers(model)), dtype=torch.float64)
         tokens = 0
         with torch.inference_mode():
             for batch in with_progress(batches, self.metric):
                 batch = {key: value.to(unwrap(model).device) for key, value in batch.items()}
                 targets = next_tokens(batch)
                 tokens += int((targets != IGNORED).sum())
-                for i, output in without_each_layer(model, batch):
-                    sums[i] += summed_loss(model, output, targets)
+                for i, across, output in without_each_pair(model, batch, sides):
+                    sums[int(across), i] += summed_loss(model, output, targets)
         if tokens == 0:
             raise UserError(
                 f"{self.metric}: the calibration batches hold no token to predict; give samples of two "

@@ -36,6 +36,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
 class PerSampleNorms:
     """Sums ‖∂loss_s/∂θ‖₂ over the samples s of a batch and the parameters θ of each decoder layer.
 
+    With `parts`, lists of modules inside the layers, the sums are those of each part's parameters.
+
     Use within `frozen(model)`: `begin(B, T)`, a forward and a backward pass of Σ_s loss_s, then `finish()`.
 
     Attributes:
@@ -43,17 +45,25 @@ class PerSampleNorms:
         mixed: a layer's rows could not be told apart by sample: the batch has to be taken a sample at a time.
     """
 
-    def __init__(self, model: nn.Module, gradient_checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        gradient_checkpointing: bool = False,
+        parts: Sequence[Sequence[nn.Module]] | None = None,
+    ) -> None:
         self.layers = list(decoder_layers(model))
+        self.parts = [[layer] for layer in self.layers] if parts is None else parts
         self.gradient_checkpointing = gradient_checkpointing
         self.replayed: set[str] = set()
-        self._layers_of: dict[nn.Module, list[int]] = {}
+        self._parts_of: dict[nn.Parameter, tuple[int, ...]] = {}
+        for i, part in enumerate(self.parts):
+            for weight in dict.fromkeys(weight for module in part for weight in module.parameters()):
+                self._parts_of[weight] = (*self._parts_of.get(weight, ()), i)
         self._parameters: dict[nn.Module, dict[str, nn.Parameter]] = {}
-        for i, layer in enumerate(self.layers):
+        for layer in self.layers:
             for module in layer.modules():
                 weights = {n: p for n, p in module.named_parameters() if p.is_floating_point()}
                 if weights:
-                    self._layers_of.setdefault(module, []).append(i)
                     self._parameters[module] = weights
         self._replaying = False
         self.begin(1, 1)
@@ -62,7 +72,7 @@ class PerSampleNorms:
         """Forgets the last batch; the next one has `samples` rows of `tokens` tokens."""
         self._samples, self._tokens = samples, tokens
         self.mixed = False
-        self._sums: list[Tensor | float] = [0.0] * len(self.layers)
+        self._sums: list[Tensor | float] = [0.0] * len(self.parts)
         self._calls: dict[nn.Module, list[Call]] = {}
         self._calls_without_grad: Counter[nn.Module] = Counter()
         self._answered_by: dict[nn.Parameter, nn.Module] = {}
@@ -141,7 +151,7 @@ class PerSampleNorms:
             self._close(module)
 
     def _close(self, module: nn.Module) -> None:
-        """Adds the module's norms to its layers' sums and frees what its calls kept."""
+        """Adds the module's norms to its parts' sums and frees what its calls kept."""
         calls = [call for call in self._calls.pop(module) if call.gradients]
         if not calls:
             return
@@ -154,15 +164,19 @@ class PerSampleNorms:
         self._replaying = False
         if rule is replay and self._samples > 1 and any(square.any() for square in squares.values()):
             self.replayed.add(type(module).__name__)
-        norms = torch.stack(list(squares.values())).sqrt().sum()
-        for layer in self._layers_of[module]:
-            self._sums[layer] = self._sums[layer] + norms
+        by_parts: dict[tuple[int, ...], list[Tensor]] = {}
+        for name, square in squares.items():
+            by_parts.setdefault(self._parts_of[calls[0].parameters[name]], []).append(square)
+        for parts, found in by_parts.items():
+            norms = torch.stack(found).sqrt().sum()
+            for part in parts:
+                self._sums[part] = self._sums[part] + norms
         for call in calls:
             call.release()
 
     @torch.no_grad()
     def finish(self) -> Tensor:
-        """The sums of the batch, float64 [L] on the CPU; a layer that no gradient reached has 0."""
+        """The sums of the batch, float64 on the CPU; a part that no gradient reached has 0."""
         for module in list(self._calls):
             self._close(module)
         input_gram.cache_clear()

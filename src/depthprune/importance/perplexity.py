@@ -1,5 +1,6 @@
 """Perplexity without a layer (Shortened LLaMA, arXiv:2402.02834): how badly the model misses it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from depthprune.importance.base import Batches
@@ -7,6 +8,8 @@ from depthprune.importance.masked import MaskedForward
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from depthprune.model.sublayers import Sides
 
 
 class Perplexity(MaskedForward):
@@ -23,3 +26,12 @@ class Perplexity(MaskedForward):
         from depthprune.importance.damage import refuse_non_finite
 
         return refuse_non_finite(self.metric, self.losses(model, batches).exp().float(), model)
+
+    def score_pairs(
+        self, model: "nn.Module", batches: Batches, sides: "Sequence[Sides]"
+    ) -> "tuple[Tensor, Tensor]":
+        """The same without a layer, and without its MLP and the next one's attention."""
+        from depthprune.importance.damage import refuse_non_finite
+
+        layers, across = self.pair_losses(model, batches, sides).exp().float()
+        return refuse_non_finite(self.metric, layers, model), refuse_non_finite(self.metric, across, model)

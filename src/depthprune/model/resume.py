@@ -1,7 +1,8 @@
 """The model without one layer, for each of its layers; what the layers before it computed is kept."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from depthprune.model.anatomy import decoder, decoder_layers, unwrap
 from depthprune.model.depth_config import text_config
 from depthprune.model.hooks import layer_input
 from depthprune.model.skip import Forms, output_form, skipped, skipped_layers
+from depthprune.model.sublayers import Sides, recomposed
 
 # Families whose layers hand on more than hidden states: the tokens to attend to, a router's state.
 HAND_ON_MORE = ("glm_moe_dsa", "glm5_next_text", "hy_v4", "mistral_large4_text", "zaya")
@@ -28,6 +30,24 @@ def without_each_layer(model: nn.Module, batch: Mapping[str, Tensor]) -> Iterato
     out. Use within `torch.no_grad()`. Raises `UserError` for a family whose layers need more of each other
     than hidden states.
     """
+    for i, _, output in _resumed(model, batch, ()):
+        yield i, output
+
+
+def without_each_pair(
+    model: nn.Module, batch: Mapping[str, Tensor], sides: Sequence[Sides]
+) -> Iterator[tuple[int, bool, ModelOutput]]:
+    """As `without_each_layer`, and also without layer i's MLP and the next layer's attention.
+
+    Yields i, whether that is what is left out, and what the decoder returns. The model may be `recomposed`.
+    For m layers (m − 1)(m + 2)/2 + m(m − 1)/2 layer passes.
+    """
+    return _resumed(model, batch, sides)
+
+
+def _resumed(
+    model: nn.Module, batch: Mapping[str, Tensor], sides: Sequence[Sides]
+) -> Iterator[tuple[int, bool, ModelOutput]]:
     _check_layers_stand_alone(model)
     layers = decoder_layers(model)
     gone = set(skipped_layers(model))
@@ -36,11 +56,19 @@ def without_each_layer(model: nn.Module, batch: Mapping[str, Tensor]) -> Iterato
     entering: dict[int, Tensor] = {}
     with skipped(model, there[-1:], forms), _keeping_inputs(layers, there, entering, forms):
         output = _decode(model, batch)
-    yield there[-1], output
-    for i in reversed(there[:-1]):
+    yield there[-1], False, output
+    for i, following in reversed(list(pairwise(there))):
+        if sides:
+            with (
+                recomposed(model, {i: following}, sides),
+                skipped(model, [*range(i), following], forms),
+                _replaced_input(layers[i], entering[i].clone()),
+            ):
+                output = _decode(model, batch)
+            yield i, True, output
         with skipped(model, range(i + 1), forms), _replaced_input(layers[i], entering.pop(i)):
             output = _decode(model, batch)
-        yield i, output
+        yield i, False, output
 
 
 def _check_layers_stand_alone(model: nn.Module) -> None:

@@ -190,14 +190,24 @@ def exchange_mlps(model: nn.Module, mlp_from: MlpFrom, sides: Sequence[Sides]) -
     """Puts the MLP of each layer in the place of the other's, in place; twice is not at all."""
     layers = decoder_layers(model)
     for one, other in mlp_from.items():
-        taken = [_take_mlp(layers[i], _present(layers[i], sides, (one, other))) for i in (one, other)]
+        taken = [_take_mlp(layers[i], mlp_modules(layers[i], sides)) for i in (one, other)]
         _put_mlp(layers[one], *taken[1])
         _put_mlp(layers[other], *taken[0])
 
 
-def _present(layer: nn.Module, sides: Sequence[Sides], pair: tuple[int, int]) -> list[str]:
-    names = dict.fromkeys(name for i in pair for name in sides[i].mlp)
+def mlp_modules(layer: nn.Module, sides: Sequence[Sides]) -> list[str]:
+    """The MLP of a layer as it is now, whichever layer's it was, in the order in which it is called."""
+    names = dict.fromkeys(name for one in dict.fromkeys(sides) for name in one.mlp)
     return [name for name in names if name in layer._modules]
+
+
+def both_sides(model: nn.Module, sides: Sequence[Sides]) -> list[list[nn.Module]]:
+    """The modules of each layer's attention and of its MLP, as it is now, in turn."""
+    found = []
+    for layer, own in zip(decoder_layers(model), sides, strict=True):
+        for names in (own.attention, mlp_modules(layer, sides)):
+            found.append([layer.get_submodule(name) for name in names])
+    return found
 
 
 def _take_mlp(layer: nn.Module, names: Sequence[str]) -> tuple[dict[str, nn.Module], dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from depthprune.data.calibration import calibration_batches
@@ -28,9 +28,11 @@ from depthprune.model.loading import load_config, load_tokenizer, local_folder
 from depthprune.model.quantised import check_not_quantised
 from depthprune.model.shards import read_shards
 from depthprune.model.skeleton import skeleton
+from depthprune.model.sublayers import Sides, layer_sides
 from depthprune.model.traits import pruned_config
 from depthprune.recipe.recipe import Recipe
 from depthprune.selection import Explicit, KeepAll, Plan, Sizes
+from depthprune.selection.pairs import Cuts
 from depthprune.training import FineTuning
 from depthprune.training.self_data import check_prompts
 
@@ -87,6 +89,12 @@ class Inputs:
             seed=self.recipe.seed,
             chat_template=self.chat_template,
         )
+
+    @cached_property
+    def sides(self) -> list[Sides]:
+        """Attention and MLP of each layer; raises `UserError` where layers cannot be divided."""
+        assert isinstance(self.skeleton, PreTrainedModel)
+        return layer_sides(self.skeleton)
 
     @cached_property
     def sizes(self) -> Sizes:
@@ -238,6 +246,8 @@ def _try(inputs: Inputs) -> None:
         layers = len(plan.kept)
         if isinstance(recipe.selection, Explicit):
             pruned_config(inputs.config, plan.removed)
+        if isinstance(recipe.selection, Cuts) and recipe.selection.in_pairs:
+            _ = inputs.sides
     if isinstance(recipe.importance, Igia):
         inputs.encoded(recipe.importance.max_length)
     if isinstance(recipe.training, FineTuning):

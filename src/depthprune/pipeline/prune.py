@@ -18,7 +18,7 @@ def prune(job: Job, digest: str) -> str:
     batches = job.inputs.batches if recovery.needs_calibration else []
     report = recovery(model, plan, Evidence(job.folder.gradients, batches, job.dtype))
     job.folder.write("recovery.json", {"method": recovery.method, **report})
-    remove_layers(model, plan.removed)
+    remove_layers(model, plan.removed, plan.mlp_from)
     job.save(model, "prune")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     changed = ", ".join(map(str, report["changed_layers"]))

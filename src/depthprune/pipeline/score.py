@@ -17,8 +17,10 @@ from depthprune.model.skip import skipped
 from depthprune.model.stored import stored_weights
 from depthprune.model.surgery import remove_layers
 from depthprune.pipeline.job import Job
+from depthprune.pipeline.score_pairs import pair_scorer, pairs_in_rounds
 from depthprune.selection import Contiguous, Iterative
-from depthprune.selection.one_shot import finite
+from depthprune.selection.finite import finite
+from depthprune.selection.pairs import Cuts
 from depthprune.training.base import training_dtype
 from depthprune.training.time_left import TimeLeft
 from depthprune.training.trainer import sft_trainer, untouched
@@ -26,7 +28,8 @@ from depthprune.training.trainer import sft_trainer, untouched
 log = logging.getLogger("depthprune")
 
 Scorer = Callable[[Sequence[int]], dict[str, Any]]
-"""Scores the model without the layers given: `scores` [L], `samples`, and what else the metric tells."""
+"""Scores the model without the layers given, or the sublayers where pairs of them go: `scores` [L],
+`samples`, and what else the metric tells."""
 
 
 def score(job: Job, digest: str) -> str:
@@ -44,6 +47,8 @@ def score(job: Job, digest: str) -> str:
 def _scores(job: Job, partial: str) -> dict[str, Any]:
     """`scores`, `samples` and `rounds` of `scores.json`; finished rounds are kept in the file `partial`."""
     scorer = _choose_scorer(job, job.recipe.importance)
+    if isinstance(job.recipe.selection, Iterative) and job.recipe.selection.in_pairs:
+        return pairs_in_rounds(job, scorer, job.recipe.selection, partial)
     if isinstance(job.recipe.selection, Iterative):
         return _in_rounds(job, scorer, job.recipe.selection, partial)
     return {**scorer(()), "rounds": []}
@@ -73,6 +78,8 @@ def _scorer(job: Job, metric: Any) -> Scorer:
         batches = job.inputs.batches
 
     samples = sum(len(batch["input_ids"]) for batch in batches)
+    if isinstance(job.recipe.selection, Cuts) and job.recipe.selection.in_pairs:
+        return pair_scorer(job, metric, model, samples)
 
     def score(removed: Sequence[int]) -> dict[str, Any]:
         if isinstance(job.recipe.selection, Contiguous) and isinstance(metric, WindowMetric):

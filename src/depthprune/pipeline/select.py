@@ -11,12 +11,14 @@ def select(job: Job, digest: str) -> str:
     """Chooses by the scores, or lets the recovery choose."""
     decides = job.recipe.recovery.decides
     plan = _decided(job) if decides else job.inputs.plan(job.folder.read("scores.json"))
-    pruned_config(job.inputs.config, plan.removed)  # refuses what the family's config cannot say
+    # Refuses what the family's config cannot say.
+    pruned_config(job.inputs.config, plan.removed, mlp_from=plan.mlp_from)
     if job.arithmetic.dtype == "bfloat16" and not decides:
         plan = plan.merging(plan.merged_into, close_calls(job.folder.read("scores.json"), plan.removed))
     job.folder.write("plan.json", plan.to_json())
     removed = f"removes {len(plan.removed)} of {plan.num_layers} layers: {', '.join(map(str, plan.removed))}"
-    return ". ".join([removed, *plan.notes])
+    taken = [f"layer {kept} takes the MLP of layer {gone}" for kept, gone in sorted(plan.mlp_from.items())]
+    return ". ".join([", ".join([removed, *taken]) if taken else removed, *plan.notes])
 
 
 def _decided(job: Job) -> Plan:

@@ -1,11 +1,13 @@
 """Which methods of the four slots go together: what makes no sense is refused before anything is loaded."""
 
 from depthprune.errors import UserError
+from depthprune.importance import METRICS
 from depthprune.importance.none import NoMetric
 from depthprune.importance.windows import WindowMetric
 from depthprune.recipe.recipe import Recipe
 from depthprune.recovery import RECOVERIES
 from depthprune.selection import ByRecovery, Contiguous, Explicit, Iterative, KeepAll
+from depthprune.selection.pairs import Cuts
 from depthprune.training import FineTuning
 
 
@@ -17,6 +19,7 @@ def check_combination(recipe: Recipe) -> None:
     _check_gradients(recipe)
     _check_who_chooses(recipe)
     _check_block(recipe)
+    _check_pairs(recipe)
 
 
 def _check_windows(recipe: Recipe) -> None:
@@ -94,4 +97,26 @@ def _check_block(recipe: Recipe) -> None:
         raise UserError(
             f"selection.keep_first is {str(selection.keep_first).lower()}, and recovery.method={recovery} "
             f"{'needs' if replaces else 'does nothing with'} the first layer of the block: {mend}"
+        )
+
+
+def _check_pairs(recipe: Recipe) -> None:
+    """Cuts between layers need scores of them, and repairs that know of layers made of two."""
+    if not isinstance(recipe.selection, Cuts) or not recipe.selection.in_pairs:
+        return
+    asked = "selection.granularity=sublayer-pairs"
+    if not recipe.importance.scores_pairs:
+        can = ", ".join(name for name, metric in METRICS.items() if metric.scores_pairs)
+        raise UserError(
+            f"importance.metric={recipe.importance.metric} scores whole layers alone, and {asked} needs the "
+            f"pairs between them too: choose one of {can}"
+        )
+    if not recipe.recovery.takes_pairs:
+        raise UserError(
+            f"recovery.method={recipe.recovery.method} repairs around whole layers, and {asked} makes "
+            "layers of two: choose recovery.method=none, or selection.granularity=layers"
+        )
+    if recipe.selection.target_parameters is not None:
+        raise UserError(
+            f"{asked} counts in layers: give selection.ratio or num_removed, no target_parameters"
         )

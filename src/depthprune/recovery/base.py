@@ -43,6 +43,8 @@ class RecoverySettings(Settings):
     """Whether it chooses the layers that go, in `choose`, which `selection.method=by-recovery` calls."""
     replaces_block: ClassVar[bool] = False
     """Whether the kept layer before a removed block is to stand for the block and itself."""
+    takes_pairs: ClassVar[bool] = False
+    """Whether it can repair where kept layers take others' MLPs."""
     paper: ClassVar[str]
     method: str
     cost: ClassVar[str] = "–"

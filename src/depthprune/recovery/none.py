@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 class NoRecovery(RecoverySettings):
     """Leaves the kept layers as they are."""
 
+    takes_pairs: ClassVar[bool] = True
     paper: ClassVar[str] = "–"
     method: Literal["none"] = "none"
 

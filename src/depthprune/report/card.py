@@ -57,6 +57,9 @@ def _layers(run: Artifacts) -> str:
     merged = [f"{gone} into {kept}" for gone, kept in sorted(run.plan.merged_into.items())]
     if merged:
         lines.append(f"Merged before the cut: {', '.join(merged)}.")
+    if run.plan.mlp_from:
+        said = story.with_other_mlps(run.plan)
+        lines.append(f"Cut between layers, {said}: that MLP and the attention between are gone.")
     if run.repaired:
         layers = story.dash_ranges(run.repaired)
         lines.append(f"Repaired by a linear map folded into the down projection: {layers}.")

@@ -10,6 +10,8 @@ from depthprune.report.artifacts import Artifacts
 from depthprune.report.figures import percent, plural, runs
 from depthprune.report.plots import gathered
 from depthprune.report.tuned import tuning
+from depthprune.selection import Plan
+from depthprune.selection.pairs import spoken
 
 STAGES = {
     "score": "scoring the layers",
@@ -39,6 +41,8 @@ def summary(run: Artifacts, model: str) -> str:
     if merged:
         them = "the kept layer before it" if merged == 1 else "the kept layers before them"
         said += f"; {merged} of them {'was' if merged == 1 else 'were'} first merged into {them}"
+    if plan.mlp_from:
+        said += f"; {with_other_mlps(plan)}"
     if run.repaired:
         noun = "layer" if len(run.repaired) == 1 else "layers"
         said += f"; {noun} {dash_ranges(run.repaired)} repaired by a linear map"
@@ -54,6 +58,15 @@ def chooser(run: Artifacts) -> str:
     if run.plan.selection == "by-recovery" and run.recipe:
         return str(run.recipe["recovery"]["method"])
     return run.plan.metric
+
+
+def with_other_mlps(plan: Plan) -> str:
+    """Which kept layers are made of two, in words."""
+    taken = [
+        f"layer {kept} has the MLP of layer {gone}" if number == 0 else f"{kept} that of {gone}"
+        for number, (kept, gone) in enumerate(sorted(plan.mlp_from.items()))
+    ]
+    return ", ".join(taken) + " in place of its own"
 
 
 def _chosen(run: Artifacts) -> str:
@@ -73,12 +86,27 @@ def _by(run: Artifacts) -> str:
 def round_(number: int, found: dict[str, Any]) -> dict[str, Any]:
     """One round of an iterative selection: what went, its scores, and the lowest score that stayed."""
     scores, removed = found["scores"], found["removed"]
+    if "pairs" in found:
+        return _round_of_pairs(number, found)
     staying = [score for i, score in enumerate(scores) if score is not None and i not in removed]
     return {
         "number": number,
         "removed": ", ".join(map(str, removed)),
         "scores": [scores[i] for i in removed],
         "lowest_kept": min(staying),
+        "seconds": found["seconds"],
+    }
+
+
+def _round_of_pairs(number: int, found: dict[str, Any]) -> dict[str, Any]:
+    scores = [score for score in (*found["scores"], *found["across"]) if score is not None]
+    for chosen in found["chosen"]:
+        scores.remove(chosen)
+    return {
+        "number": number,
+        "removed": spoken(found["pairs"]),
+        "scores": found["chosen"],
+        "lowest_kept": min(scores),
         "seconds": found["seconds"],
     }
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from depthprune.files import OWN, write_json, write_text
+from depthprune.files import OWN, remove, write_json, write_text
 from depthprune.report.artifacts import read_artifacts, shown
 from depthprune.report.card import model_card
 from depthprune.report.environment import environment
@@ -22,6 +22,9 @@ def write_report(root: Path) -> None:
     run = read_artifacts(root)
     write_text(own / "report.html", html_page(shown(run)))
     if run.plan is not None and run.recipe is not None:
-        write_text(own / "mergekit.yaml", mergekit_plan(run))
+        if run.plan.mlp_from:
+            remove(own / "mergekit.yaml")  # a merge of whole layers cannot say it
+        else:
+            write_text(own / "mergekit.yaml", mergekit_plan(run))
         if run.config is not None:
             write_text(root / "README.md", model_card(shown(run)))

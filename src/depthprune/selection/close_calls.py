@@ -12,6 +12,8 @@ def close_calls(found: dict[str, Any], removed: Sequence[int]) -> list[str]:
 
     A layer that scores below one that went was protected: it was no choice.
     """
+    if "across" in found:
+        return []
     if found.get("windows"):
         (distances,) = found["windows"].values()
         pairs = [tuple(sorted(distances)[:2])]

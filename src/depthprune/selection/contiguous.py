@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from depthprune.errors import UserError
 from depthprune.selection.base import Amount, Sizes
-from depthprune.selection.one_shot import finite
+from depthprune.selection.finite import finite
 from depthprune.selection.plan import Plan, resolve_layers
 
 

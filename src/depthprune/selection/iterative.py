@@ -5,12 +5,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from depthprune.selection.base import Amount, Sizes
-from depthprune.selection.one_shot import finite
+from depthprune.selection.base import Sizes
+from depthprune.selection.finite import finite
+from depthprune.selection.pairs import Cuts, gone_in, stack
 from depthprune.selection.plan import Plan
 
 
-class Iterative(Amount):
+class Iterative(Cuts):
     """Remove the lowest-scored layers in rounds, each scored without the layers gone before it.
 
     As GradMAP (arXiv:2602.14649), SLEB (arXiv:2402.09025) and ShortGPT's iterative variant do.
@@ -38,5 +39,8 @@ class Iterative(Amount):
         """The layers that the rounds removed."""
         for round_ in found["rounds"]:
             finite([score for score in round_["scores"] if score is not None], found["metric"])
-        removed = sorted(layer for round_ in found["rounds"] for layer in round_["removed"])
-        return Plan(sizes.num_layers, tuple(removed), metric=found["metric"], selection=self.method)
+        if self.in_pairs:
+            removed, mlp_from = stack(sizes.num_layers, gone_in(found["rounds"]))
+            return Plan(sizes.num_layers, removed, found["metric"], self.method, mlp_from=mlp_from)
+        layers = sorted(layer for round_ in found["rounds"] for layer in round_["removed"])
+        return Plan(sizes.num_layers, tuple(layers), metric=found["metric"], selection=self.method)

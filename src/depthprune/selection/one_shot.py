@@ -1,11 +1,12 @@
 """One-shot selection: the lowest-scored layers go at once."""
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from depthprune.errors import UserError
-from depthprune.selection.base import Amount, Sizes
+from depthprune.selection.base import Sizes
+from depthprune.selection.finite import finite
+from depthprune.selection.pairs import Cuts, stack
 from depthprune.selection.plan import Plan, parse_layers
 from depthprune.settings import build
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class OneShot(Amount):
+class OneShot(Cuts):
     """Remove the lowest-scored layers at once. Ties go to the deeper layer."""
 
     method: Literal["one-shot"] = "one-shot"
@@ -21,17 +22,14 @@ class OneShot(Amount):
     def plan(self, found: dict[str, Any], sizes: Sizes) -> Plan:
         """The K layers with the lowest `scores` go."""
         scores = finite(found["scores"], found["metric"])
+        if self.in_pairs:
+            across = finite(found["across"], found["metric"])
+            taken = self.next_pairs(scores, across, (), sizes)
+            removed, mlp_from = stack(len(scores), {part for _, pair in taken for part in pair})
+            return Plan(len(scores), removed, found["metric"], self.method, mlp_from=mlp_from)
         order = self.candidates(scores)
-        removed = sorted(order[: self.how_many(order, sizes)])
-        return Plan(len(scores), tuple(removed), metric=found["metric"], selection=self.method)
-
-
-def finite(scores: Sequence[float], metric: str) -> list[float]:
-    """The scores as floats; raises `UserError` where one is infinite or no number."""
-    values = [float(score) for score in scores]
-    if not all(map(math.isfinite, values)):
-        raise UserError(f"the {metric} scores hold a value that is not finite: {values}")
-    return values
+        removed = tuple(sorted(order[: self.how_many(order, sizes)]))
+        return Plan(len(scores), removed, metric=found["metric"], selection=self.method)
 
 
 def select_layers(
