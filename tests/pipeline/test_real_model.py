@@ -1,4 +1,4 @@
-"""Three recipes on a real pretrained model, Gemma 3 270M, in the folder that DEPTHPRUNE_GEMMA names."""
+"""Recipes on a real pretrained model, Gemma 3 270M, in the folder that DEPTHPRUNE_GEMMA names."""
 
 import json
 import os
@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from depthprune import load_recipe, run, verify
-from depthprune.errors import UserError
 
 GEMMA = os.environ.get("DEPTHPRUNE_GEMMA")
 LAB = Path(__file__).parents[2] / "../shared/lab"
@@ -39,6 +38,8 @@ def recipe(name: str, **overrides):
     [
         ("sleb", {}),
         ("llm-streamline", {"recovery.num_train_epochs": 1}),
+        ("gradmap", {"recovery.rho": [1.0]}),
+        ("replaceme", {"recovery.alpha": 0.1}),
         (
             "gradpruner",
             {
@@ -59,10 +60,3 @@ def test_a_recipe_ends_well_and_its_result_is_whole(tmp_path, name, settings):
     assert rows["base"]["layers"] == 18 and rows["pruned"]["layers"] == 14
     assert all(result["n"] == 8 for row in rows.values() for result in row["results"])
     assert (folder / "depthprune" / "report.html").is_file()
-
-
-@pytest.mark.parametrize("name", ["gradmap", "replaceme"])
-def test_a_repair_that_a_norm_after_the_mlp_rules_out_is_refused_before_anything_is_scored(tmp_path, name):
-    with pytest.raises(UserError, match="not linear in the down projection's, as with a norm after the MLP"):
-        run(recipe(name), tmp_path / "out")
-    assert not (tmp_path / "out").exists()

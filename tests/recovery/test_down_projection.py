@@ -5,7 +5,7 @@ from tiny import FAMILIES, tiny_model
 
 from depthprune.errors import UserError
 from depthprune.recovery.activations import output_and_contribution
-from depthprune.recovery.down_projection import DownProjection, check_some_layer_is_linear, probe
+from depthprune.recovery.down_projection import DownProjection, check_some_layer_takes_a_map, probe
 
 NORM_AFTER_MLP = ["gemma2", "gemma3_text", "olmo2", "olmo3", "glm4", "exaone4"]
 
@@ -58,29 +58,28 @@ def test_folding_keeps_the_dtype_and_rounds_once(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_found_linear_or_not(family):
+def test_every_family_is_found_linear_or_with_a_norm_or_neither(family):
     model = tiny_model(family)
     found = [probe(model, i) for i in range(6)]
     if family in NORM_AFTER_MLP:
-        assert all("norm after the MLP" in reason for reason in found)
+        assert [down.norm.offset for down in found] == [float(family in ("gemma2", "gemma3_text"))] * 6
     elif family == "llama4_text":  # its experts give a row for each token and expert
         assert [isinstance(down, DownProjection) for down in found] == [True, False] * 3
         assert "one row for each token" in found[1]
     else:
         multiplier = 0.5 if family == "granite" else 1.0
         assert [down.multiplier for down in found] == pytest.approx([multiplier] * 6, abs=1e-5)
+        assert [down.norm for down in found] == [None] * 6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("family", [*NORM_AFTER_MLP, "opt with its norm last"])
-def test_models_with_a_norm_after_the_mlp_are_refused(family, dtype):
-    changes = {"do_layer_norm_before": False} if family.startswith("opt") else {}
-    model = tiny_model(family.split()[0], **changes).to(dtype)
-    with pytest.raises(UserError, match=r"norm after the MLP.*recovery\.method=none") as refusal:
-        check_some_layer_is_linear(model)
+def test_a_norm_of_mlp_and_residual_stream_together_is_refused(dtype):
+    model = tiny_model("opt", do_layer_norm_before=False).to(dtype)
+    with pytest.raises(UserError, match=r"layer 0: .*nor through a norm.*recovery\.method=none") as refusal:
+        check_some_layer_takes_a_map(model)
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("family", [*LINEAR, "llama4_text", "qwen3_next", "deepseek_v3"])
-def test_models_with_a_linear_layer_pass(family):
-    check_some_layer_is_linear(tiny_model(family).bfloat16())
+@pytest.mark.parametrize("family", [*LINEAR, *NORM_AFTER_MLP, "llama4_text", "qwen3_next", "deepseek_v3"])
+def test_models_with_a_layer_that_takes_a_map_pass(family):
+    check_some_layer_takes_a_map(tiny_model(family).bfloat16())

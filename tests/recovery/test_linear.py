@@ -111,9 +111,3 @@ def test_a_singular_matrix_is_refused_without_a_ridge():
 def test_a_layer_that_takes_no_map_is_named():
     with pytest.raises(UserError, match=r"^layer 1, before removed ones, takes no linear map"):
         repair(tiny_model("llama4_text", 6), [2, 3], calibration(tiny_model("llama4_text", 6)))
-
-
-@pytest.mark.parametrize("family", ["gemma2", "olmo2"])
-def test_families_with_a_norm_after_the_mlp_are_refused(family):
-    with pytest.raises(UserError, match="norm after the MLP"):
-        Linear().check(tiny_model(family))

@@ -66,6 +66,11 @@ def layer_parts(layer: nn.Module, arguments: tuple[tuple, Mapping[str, Any]]) ->
     return LayerParts(attention, mlp, parallel=_same(read, flow.hidden))
 
 
+def norm_after(layer: nn.Module, arguments: tuple[tuple, Mapping[str, Any]], writes: str) -> str | None:
+    """The norm that the output of the linear `writes` goes through, found as in `layer_parts`."""
+    return _Flow(layer, arguments).after(writes)
+
+
 def _owner(path: str) -> str:
     """The module that a projection belongs to, with its dot."""
     return path.rpartition(".")[0] + "."
@@ -114,10 +119,14 @@ class _Flow:
         # Copies, since some families go on to add in place.
         self.inputs[path], self.outputs[path] = entered.detach().clone(), left.detach().clone()
 
+    def after(self, writes: str) -> str | None:
+        """The norm that reads what the linear `writes` gives."""
+        return next((path for path in self.norms if self._reads(path, writes)), None)
+
     def branch(self, writes: str, belongs: Any) -> Branch:
         """The branch that ends with the linear `writes`, of the linears that `belongs` says are its own."""
         own = [path for path in self.linears if belongs(path) and path != writes and path in self.inputs]
-        after = next((path for path in self.norms if self._reads(path, writes)), None)
+        after = self.after(writes)
         for before in self.norms:
             reads = tuple(path for path in own if self._reads(path, before))
             if before != after and reads:

@@ -1,6 +1,5 @@
 """The MLP's down projection, into which a linear map of its output is folded; whether a layer allows it."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,28 +8,25 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import LinearWeight, decoder_layers, down_projection, unwrap
-from depthprune.model.hooks import hidden_state
-
-# How far, relatively, a layer's output may move otherwise than m times the push: rounding in float32 is
-# below 1e-5, a norm after the MLP above 0.1.
-TOLERANCE = 1e-3
-PROBE_TOKENS = 8
+from depthprune.recovery.norm_after import NormAfter, find_norm_after
+from depthprune.recovery.slope import call_arguments, slope
 
 
 @dataclass(frozen=True)
 class DownProjection:
-    """A down projection in whose output its layer's output is linear, with slope `multiplier`.
+    """A down projection whose output enters its layer's output linearly, or through a norm.
 
     Attributes:
         layer: the index of the layer.
         holder: the linear, or the module of the stacked experts, that holds the weight.
         weight: the weight [d, k], however it is stored.
-        bias: the experts' biases [E, d], which follow the map; a linear's own bias does not.
-        multiplier: m, 1 in most families, the residual multiplier in Granite's.
+        bias: what follows the map: the experts' biases [E, d], and before a norm a linear's own, which
+            otherwise does not.
+        multiplier: m, by which the output enters, 1 in most families, the residual multiplier in Granite's.
+        norm: what it goes through before it is added to the residual stream, if anything.
     """
 
     layer: int
@@ -38,28 +34,33 @@ class DownProjection:
     weight: LinearWeight
     bias: nn.Parameter | None
     multiplier: float
+    norm: NormAfter | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What a map changes."""
-        return [self.weight.parameter, *([] if self.bias is None else [self.bias])]
+        """What a map changes, and with it a gain."""
+        found = [self.weight.parameter, self.bias, None if self.norm is None else self.norm.weight]
+        return [parameter for parameter in found if parameter is not None]
 
     @contextmanager
     def recording(self, found: list[Tensor]) -> Iterator[None]:
         """Inside the block, each forward pass appends Y [tokens, d] to `found`.
 
         Y is what a map multiplies, m·W_down x without a linear's bias, in float32 or better: recomputed from
-        the linear's input, and for experts their own, weighted output with their biases.
+        the linear's input, and for experts their own, weighted output with their biases. Before a norm it is
+        W_down x with the bias.
         """
+        multiplier = self.multiplier if self.norm is None else 1.0
 
         def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = widened(inputs[0])
             weight = self.weight.parameter.mT if self.weight.transposed else self.weight.parameter
-            found.append(self.multiplier * F.linear(x, weight.to(x.dtype)).flatten(0, -2))
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            found.append(multiplier * F.linear(x, weight.to(x.dtype), bias).flatten(0, -2))
 
         def after(_: nn.Module, __: Any, output: Tensor) -> None:
             # A copy, since some families go on to add to the output in place.
-            found.append(self.multiplier * widened(output.clone()).flatten(0, -2))
+            found.append(multiplier * widened(output.clone()).flatten(0, -2))
 
         if self.weight.experts is None:
             handle = self.holder.register_forward_pre_hook(before)
@@ -71,8 +72,13 @@ class DownProjection:
             handle.remove()
 
     @torch.no_grad()
-    def folded(self, change: Tensor, dtype: torch.dtype | None = None) -> list[Tensor]:
-        """`parameters` with (I + change) folded in, change [d, d]; rounded once, to `dtype` or their own."""
+    def folded(
+        self, change: Tensor, dtype: torch.dtype | None = None, gain: Tensor | None = None
+    ) -> list[Tensor]:
+        """`parameters` with (I + change) folded in, change [d, d], and with the norm's `gain` [d] if given.
+
+        Rounded once, to `dtype` or their own.
+        """
         tensors = [torch.empty_like(parameter) for parameter in self.parameters]
         old, new = self.weight.parameter, tensors[0]
         stacked = ((old, new),) if self.weight.experts is None else zip(old, new, strict=True)
@@ -83,6 +89,9 @@ class DownProjection:
         if self.bias is not None:
             wide = self.bias.to(change.dtype)
             tensors[1].copy_((wide + wide @ change.mT).to(dtype or self.bias.dtype))
+        if self.norm is not None:
+            kept = self.norm.weight.detach() if gain is None else self.norm.stored(gain, dtype)
+            tensors[-1].copy_(kept)
         return tensors
 
     @contextmanager
@@ -106,8 +115,8 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def check_some_layer_is_linear(model: nn.Module) -> None:
-    """Raises `UserError` where no layer is linear in its down projection; one of each kind is tried."""
+def check_some_layer_takes_a_map(model: nn.Module) -> None:
+    """Raises `UserError` where no layer's down projection does; one layer of each kind is tried."""
     kinds: dict[tuple[type, ...], int] = {}
     for i, layer in enumerate(decoder_layers(model)):
         kinds.setdefault(tuple(type(module) for module in layer.modules()), i)
@@ -124,11 +133,10 @@ def check_some_layer_is_linear(model: nn.Module) -> None:
 
 
 def probe(model: nn.Module, i: int) -> DownProjection | str:
-    """The down projection of layer i, or why a map folded into it does not reach the layer's output linearly.
+    """The down projection of layer i, or why a map folded into it cannot be fitted to the layer's output.
 
-    Found by trial: a random vector is added to the down projection's output, and the layer's output has to
-    move by m times that vector. Done on a float32 copy of the layer, out of the way of bf16's rounding.
-    Raises `UserError` for a layer whose output is not finite.
+    Found by trial: whether the layer's output moves by m times what is added to the down projection's, and
+    if not, whether a norm lies between. Raises `UserError` for a layer whose output is not finite.
     """
     layer = decoder_layers(model)[i]
     weight = down_projection(layer)
@@ -137,62 +145,16 @@ def probe(model: nn.Module, i: int) -> DownProjection | str:
     path, name = weight.name.removesuffix(".weight"), ""
     if weight.experts is not None:
         path, _, name = path.rpartition(".")
-    slope = _slope(layer, path, _arguments(model, layer), i)
-    if isinstance(slope, str):
-        return slope
-    holder = layer.get_submodule(path)
-    bias = dict(holder.named_parameters(recurse=False)).get(f"{name}_bias")
-    return DownProjection(i, holder, weight, bias, slope)
-
-
-def _arguments(model: nn.Module, layer: nn.Module) -> tuple[tuple, dict[str, Any]]:
-    """What the layer is called with for a few arbitrary tokens, in float32."""
-    calls: list[tuple[tuple, dict[str, Any]]] = []
-    handle = layer.register_forward_pre_hook(
-        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
-    )
-    inner = unwrap(model)
-    tokens = (
-        torch.arange(1, 1 + PROBE_TOKENS, device=inner.device) % inner.config.get_text_config().vocab_size
-    )
-    try:
-        with torch.no_grad():
-            inner.base_model(input_ids=tokens[None], use_cache=False)
-    finally:
-        handle.remove()
-    return calls[0]
-
-
-def _slope(layer: nn.Module, path: str, arguments: tuple[tuple, dict[str, Any]], i: int) -> float | str:
-    """m, or the reason why there is none."""
-    wide = copy.deepcopy(layer).float()
-    holder, shapes = wide.get_submodule(path), []
-
-    def output() -> Tensor:
-        # Copies, since some layers add to their input in place.
-        args, kwargs = tree_map(_float_copy, arguments)
-        with torch.no_grad():
-            return hidden_state(wide(*args, **kwargs))
-
-    with_shape = holder.register_forward_hook(lambda _, __, out: shapes.append(out.shape))
-    rest = output()
-    with_shape.remove()
-    if not rest.isfinite().all():
-        raise UserError(f"layer {i}: its output is not finite; load the model in float32 or bfloat16")
-    if len(shapes) != 1 or shapes[0].numel() != rest.numel():
+    holder, arguments = layer.get_submodule(path), call_arguments(model, layer)
+    biases = dict(holder.named_parameters(recurse=False))
+    multiplier = slope(layer, path, arguments, i)
+    if multiplier:
+        return DownProjection(i, holder, weight, biases.get(f"{name}_bias"), multiplier)
+    if multiplier is not None:
         return "its down projection does not give one row for each token"
-    push = torch.randn(rest.shape, generator=torch.Generator().manual_seed(0)).to(rest)
-    push *= rest.square().mean().sqrt()
-    pushed = holder.register_forward_hook(lambda _, __, out: out + push.reshape(out.shape))
-    moved = output() - rest
-    pushed.remove()
-    slope = float((moved * push).sum() / (push * push).sum())
-    if (moved - slope * push).norm() > TOLERANCE * moved.norm() or slope == 0:
-        return "its output is not linear in the down projection's, as with a norm after the MLP"
-    return slope
-
-
-def _float_copy(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.detach().to(torch.float32, copy=True)
-    return value
+    if weight.experts is not None:
+        return "its output is not linear in that of its experts"
+    norm = find_norm_after(layer, path, arguments, i)
+    if isinstance(norm, str):
+        return norm
+    return DownProjection(i, holder, weight, biases.get("bias"), norm.multiplier, norm)

@@ -76,9 +76,9 @@ class Ridge:
         return (numerator @ self.vectors / (self.values + penalty)) @ self.vectors.mT
 
 
-def singular(ridge: Ridge, layer: int, mend: str) -> UserError:
+def singular(tokens: int, width: int, layer: int, mend: str) -> UserError:
     """The error to raise where λ = 0 meets a singular YYᵀ."""
     return UserError(
-        f"layer {layer}: the {ridge.moments.tokens} calibration tokens to fit on do not span the "
-        f"{len(ridge.values)} dimensions of the hidden state, and YYᵀ is singular: {mend}"
+        f"layer {layer}: the {tokens} calibration tokens to fit on do not span the {width} dimensions of the "
+        f"hidden state, and YYᵀ is singular: {mend}"
     )

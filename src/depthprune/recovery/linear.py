@@ -50,10 +50,10 @@ class Linear(RecoverySettings):
         return plan
 
     def check(self, model: "torch.nn.Module") -> None:
-        """Refuses models in which no layer's output is linear in its down projection."""
-        from depthprune.recovery.down_projection import check_some_layer_is_linear
+        """Refuses models in which no layer's down projection takes a map."""
+        from depthprune.recovery.down_projection import check_some_layer_takes_a_map
 
-        check_some_layer_is_linear(model)
+        check_some_layer_takes_a_map(model)
 
     def __call__(self, model: "torch.nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Repairs in place. Raises `UserError` for a layer before a block that takes no map."""
@@ -78,9 +78,15 @@ class Linear(RecoverySettings):
 
     def _candidate(self, repairs: "Repairs", down: "DownProjection", target: int) -> "Candidate":
         from depthprune.recovery.least_squares import Moments, Ridge, singular
-        from depthprune.recovery.repair import Candidate
+        from depthprune.recovery.repair import Candidate, normed_candidate
 
+        mend = "give more samples, or a recovery.alpha above 0"
+        if down.norm is not None:
+            fitting = repairs.through_norm(down, target)
+            if fitting.is_singular and self.alpha * fitting.scale == 0:
+                raise singular(fitting.tokens, len(fitting.start), down.layer, mend)
+            return normed_candidate(fitting, self.alpha)
         ridge = Ridge(Moments(repairs.pairs(down, target, repairs.fit)))
         if ridge.is_singular and self.alpha * ridge.moments.scale == 0:
-            raise singular(ridge, down.layer, "give more samples, or a recovery.alpha above 0")
+            raise singular(ridge.moments.tokens, len(ridge.values), down.layer, mend)
         return Candidate(ridge.toward_zero(self.alpha), self.alpha, self.alpha / ridge.moments.scale)

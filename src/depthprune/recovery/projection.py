@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from depthprune.errors import UserError
 from depthprune.recovery.base import Evidence, RecoverySettings
 from depthprune.recovery.places import before_gaps, displaced, handovers
 from depthprune.selection import Plan
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from depthprune.recovery.repair import Candidate, Repairs
 
 EPOCHS, LEARNING_RATE = 50, 1e-3
+MEND = "give more samples, or a recovery.rho above 0"
 
 
 class Projection(RecoverySettings):
@@ -55,10 +57,10 @@ class Projection(RecoverySettings):
         return plan if self._reach(plan) else plan.merging({}, [self._nothing_to_repair()])
 
     def check(self, model: "torch.nn.Module") -> None:
-        """Refuses models in which no layer's output is linear in its down projection."""
-        from depthprune.recovery.down_projection import check_some_layer_is_linear
+        """Refuses models in which no layer's down projection takes a map."""
+        from depthprune.recovery.down_projection import check_some_layer_takes_a_map
 
-        check_some_layer_is_linear(model)
+        check_some_layer_takes_a_map(model)
 
     def __call__(self, model: "torch.nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Repairs in place; no second model is made."""
@@ -111,6 +113,8 @@ class Projection(RecoverySettings):
         from depthprune.recovery.least_squares import Moments, Ridge, singular
         from depthprune.recovery.repair import Candidate
 
+        if down.norm is not None:
+            return self._normed_candidates(repairs, down, target)
         pairs = repairs.pairs(down, target, repairs.fit)
         if self.solver == "adam":
             held = list(pairs)
@@ -121,8 +125,24 @@ class Projection(RecoverySettings):
             ]
         ridge = Ridge(Moments(pairs))
         if 0 in self.rho and ridge.is_singular:
-            raise singular(ridge, down.layer, "give more samples, or a recovery.rho above 0")
+            raise singular(ridge.moments.tokens, len(ridge.values), down.layer, MEND)
         return [
             Candidate(ridge.toward_identity(rho * ridge.moments.scale), rho * ridge.moments.scale, rho)
             for rho in self.rho
         ]
+
+    def _normed_candidates(
+        self, repairs: "Repairs", down: "DownProjection", target: int
+    ) -> "list[Candidate]":
+        from depthprune.recovery.least_squares import singular
+        from depthprune.recovery.repair import normed_candidate
+
+        if self.solver == "adam":
+            raise UserError(
+                f"layer {down.layer}: recovery.solver=adam fits no map through the norm after its MLP: "
+                "leave recovery.solver out"
+            )
+        fitting = repairs.through_norm(down, target)
+        if 0 in self.rho and fitting.is_singular:
+            raise singular(fitting.tokens, len(fitting.start), down.layer, MEND)
+        return [normed_candidate(fitting, rho * fitting.scale) for rho in self.rho]

@@ -1,10 +1,11 @@
 """Repairs of a pruned model, one down projection after the other, each chosen by the held-out loss."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from depthprune.cost import with_progress
@@ -19,16 +20,28 @@ from depthprune.recovery.base import Evidence
 from depthprune.recovery.down_projection import DownProjection
 from depthprune.recovery.held_out import count_samples, split_samples
 from depthprune.recovery.least_squares import Moments
+from depthprune.recovery.through_norm import ThroughNorm, held_if_small, squared_error
 from depthprune.selection import Plan
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A change Δ = W' − I, [d, d], with the strength of the ridge that it comes from: λ = ρ·tr(YYᵀ)/d."""
+    """A change Δ = W' − I, [d, d], with the strength of the ridge that it comes from, λ = ρ·tr(YYᵀ)/d.
+
+    Attributes:
+        gain: of the norm after it, where there is one.
+    """
 
     change: Tensor
     penalty: float
     rho: float
+    gain: Tensor | None = None
+
+
+def normed_candidate(fitting: ThroughNorm, penalty: float) -> Candidate:
+    """The map and the gain for λ = `penalty`."""
+    fit = fitting.fit(penalty)
+    return Candidate((fit.weight - fitting.start).mT, penalty, penalty / fitting.scale, fit.gain)
 
 
 class Repairs:
@@ -62,6 +75,30 @@ class Repairs:
             output, contribution = output_and_contribution(self.model, down, batch, self.plan.removed)
             yield wanted - output, contribution
 
+    def normed_tokens(
+        self, down: DownProjection, target: int, batches: Sequence[Batch]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Y, what the norm after it should give, [tokens, d] each, and the tokens' weights, of each batch.
+
+        A token weighs 1/‖h‖², h what the layer's output should be: the first token of a sample often carries
+        a massive activation, which would rule every sum.
+        """
+        after = down.norm
+        assert after is not None
+        for batch in batches:
+            wanted = self._whole_output(target, batch).double()
+            output, contribution = output_and_contribution(self.model, down, batch, self.plan.removed)
+            now = after.norm(contribution.double())
+            yield contribution, (wanted - output) / after.multiplier + now, 1 / wanted.square().sum(-1)
+
+    def through_norm(self, down: DownProjection, target: int) -> ThroughNorm:
+        """The fit of a map and a gain, for a down projection with a norm after it."""
+        assert down.norm is not None
+        norm = down.norm.norm
+        start = torch.eye(len(norm.gain), dtype=torch.float32, device=norm.gain.device)
+        tokens = held_if_small(lambda: self.normed_tokens(down, target, self.fit))
+        return ThroughNorm(tokens, start, norm)
+
     def _whole_output(self, i: int, batch: Batch) -> Tensor:
         """h_{i+1} of the model as it was: no layer skipped, and repaired weights put back for a while."""
         with ExitStack() as as_it_was:
@@ -74,22 +111,40 @@ class Repairs:
 
         Losses are those of the weights as they are stored, rounded to their dtype.
         """
-        moments = Moments(self.pairs(down, target, self.held_out))
+        error_of = self._held_out_error(down, target)
         row: dict[str, Any] = {"layer": down.layer, "target": target, "rho": None, "lambda": None}
         row["candidates"] = [{"rho": None, "held_out_loss": self._loss, "held_out_error": 1.0}]
         best = [parameter.data for parameter in down.parameters]
         self._originals.setdefault(down.layer, (down, best))
         for candidate in with_progress(candidates, f"repair of layer {down.layer}"):
-            folded = down.folded(candidate.change, self.dtype)
+            folded = down.folded(candidate.change, self.dtype, candidate.gain)
             with down.holding(folded):
                 loss = mean_loss(self.model, self.held_out, self.plan.removed)
-            error = moments.relative_error(candidate.change)
-            row["candidates"].append({"rho": candidate.rho, "held_out_loss": loss, "held_out_error": error})
+            row["candidates"].append(
+                {"rho": candidate.rho, "held_out_loss": loss, "held_out_error": error_of(candidate)}
+            )
             if loss < self._loss:
                 self._loss, best = loss, folded
                 row |= {"rho": candidate.rho, "lambda": candidate.penalty}
         down.hold(best)
         self._rows.append(row)
+
+    def _held_out_error(self, down: DownProjection, target: int) -> Callable[[Candidate], float]:
+        """What share of the layer's error a candidate leaves on the held-out samples, 1 for no change."""
+        if down.norm is None:
+            moments = Moments(self.pairs(down, target, self.held_out))
+            return lambda candidate: moments.relative_error(candidate.change)
+        present, tokens = (
+            down.norm.norm,
+            held_if_small(lambda: self.normed_tokens(down, target, self.held_out)),
+        )
+        before = squared_error(tokens, present)
+
+        def relative_error(candidate: Candidate) -> float:
+            norm = present if candidate.gain is None else replace(present, gain=candidate.gain)
+            return squared_error(tokens, norm, candidate.change) / before if before else 1.0
+
+        return relative_error
 
     def report(self) -> dict[str, Any]:
         """What was done, for `recovery.json`."""
