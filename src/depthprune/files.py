@@ -30,8 +30,20 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The content of a JSON file; a ValueError where it is not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no such file, or it does not hold a whole one."""
+    try:
+        found = read_json(path) if path.is_file() else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def read_json_lines(path: Path) -> list[Any]:
@@ -45,7 +57,7 @@ def read_json_lines(path: Path) -> list[Any]:
             break
         try:
             found.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return found
 

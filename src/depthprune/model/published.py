@@ -4,10 +4,11 @@ import filecmp
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from depthprune.files import OWN, read_json
+from depthprune.files import OWN, read_object
 from depthprune.model.staging import CONFIG
 
 RECORD = "published.json"
+STAMPS = "stages.json"
 CHECKPOINTS = {"train": "tuned", "prune": "pruned"}
 """Of the stages whose checkpoint can be a run folder's model, the newest first; each with its own folder."""
 
@@ -17,11 +18,7 @@ def read_record(root: Path) -> dict[str, Any]:
 
     Names that lead out of the folder, or into depthprune's own, are not taken: the file may be anyone's.
     """
-    try:
-        found = read_json(root / OWN / RECORD)
-    except (OSError, ValueError):
-        found = {}
-    found = found if isinstance(found, dict) else {}
+    found = read_object(root / OWN / RECORD) or {}
     files = found.get("files")
     files = files if isinstance(files, dict) else {}
     return {
@@ -29,6 +26,16 @@ def read_record(root: Path) -> dict[str, Any]:
         "digest": found.get("digest"),
         "files": {name: size for name, size in files.items() if _stays_inside(root, name)},
     }
+
+
+def read_stamps(root: Path) -> dict[str, dict[str, Any]] | None:
+    """stage → its `digest`, `seconds` and more; None where stages.json is not there, or not whole."""
+    found = read_object(root / OWN / STAMPS)
+    if found is None:
+        return None
+    stamps = found.values()
+    whole = all(isinstance(stamp, dict) and {"digest", "seconds"} <= stamp.keys() for stamp in stamps)
+    return found if whole else None
 
 
 def files_of(folder: Path) -> dict[str, int]:
@@ -54,9 +61,7 @@ def publishing_fault(root: Path) -> str | None:
     """Why the model in a run folder is not the checkpoint that the run says; None where it is."""
     own, record = root / OWN, read_record(root)
     again = "call the run again with the same settings"
-    try:
-        stamps = read_json(own / "stages.json")
-    except (OSError, ValueError):
+    if (stamps := read_stamps(root)) is None:
         return None  # no run folder, or one that says nothing
     finished = [stage for stage in CHECKPOINTS if stage in stamps and not stamps[stage].get("stale")]
     if record["stage"] is None:
@@ -76,14 +81,11 @@ def publishing_fault(root: Path) -> str | None:
 
 def planned_depth(root: Path) -> int | None:
     """How many layers a run folder's plan keeps; None where there is none, or the model is of another."""
-    try:
-        stamps = read_json(root / OWN / "stages.json")
-    except (OSError, ValueError):
-        stamps = {}
-    if stamps.get(read_record(root)["stage"], {}).get("stale"):
+    stamps = read_stamps(root) or {}
+    if stamps.get(str(read_record(root)["stage"]), {}).get("stale"):
         return None
-    path = root / OWN / "plan.json"
-    return len(read_json(path)["kept"]) if path.is_file() else None
+    kept = (read_object(root / OWN / "plan.json") or {}).get("kept")
+    return len(kept) if isinstance(kept, list) else None
 
 
 def _stays_inside(root: Path, name: Any) -> bool:

@@ -13,12 +13,13 @@ from depthprune.files import (
     delete,
     make_folders,
     read_json,
+    read_object,
     remove,
     remove_empty,
     write_json,
     write_text,
 )
-from depthprune.model.published import CHECKPOINTS, files_of, read_record
+from depthprune.model.published import CHECKPOINTS, RECORD, STAMPS, files_of, read_record, read_stamps
 from depthprune.model.shards import read_shards
 from depthprune.model.staging import STAGING
 from depthprune.pipeline.lock import locked
@@ -27,7 +28,6 @@ from depthprune.pipeline.publish import publish
 log = logging.getLogger("depthprune")
 
 STAGES = ("score", "select", "prune", "answers", "train", "baseline", "evaluate")
-STAMPS = "stages.json"
 ARTIFACTS = {
     "score": ("scores.json",),
     "select": ("plan.json",),
@@ -38,6 +38,7 @@ ARTIFACTS = {
     "evaluate": ("eval.json",),
 }
 """What a stage leaves; a stage whose files are not whole is done again."""
+TRAINING = "training.json"
 WORTH_KEEPING = 60.0
 """Seconds of work after which a folder stays though the user's input turns out to be wrong."""
 
@@ -115,7 +116,7 @@ class RunFolder:
 
     def stamps(self) -> dict[str, Any]:
         """stage → its `digest`, `seconds` and `peak_bytes`; `stale` where another recipe's are wanted now."""
-        return self.read_if_whole(STAMPS, {})
+        return read_stamps(self.root) or {}
 
     def is_done(self, stage: str, digest: str | None) -> bool:
         """Whether the stage's files stand there whole and came from the same recipe and data."""
@@ -131,10 +132,22 @@ class RunFolder:
     def finish(self, stage: str, digest: str, cost: Mapping[str, Any]) -> None:
         """Stamps a stage whose files are complete; a checkpoint becomes the model that the folder is."""
         artifact = self.artifact(stage)
-        files = {"files": sorted(files_of(artifact))} if artifact.is_dir() else {}
-        self.write(STAMPS, {**self.stamps(), stage: {"digest": digest, **cost, **files}})
-        if stage in CHECKPOINTS:
+        stamp: dict[str, Any] = {"digest": digest, **cost}
+        if artifact.is_dir():
+            stamp["files"] = sorted(files_of(artifact))
+        if trained := (read_object(self.own / TRAINING) or {}).get(stage):
+            stamp["trained"] = trained
+        self.write(STAMPS, {**self.stamps(), stage: stamp})
+        if stage in CHECKPOINTS and not self._newer(stage):
             publish(self.root, stage, digest)
+
+    def _newer(self, stage: str) -> bool:
+        """Whether a later stage's checkpoint stands, of the same recipe: this one was only done again."""
+        stamps, names = self.stamps(), list(CHECKPOINTS)
+        later = [name for name in names[: names.index(stage)] if name in stamps]
+        return any(
+            not stamps[name].get("stale") and self.is_done(name, stamps[name]["digest"]) for name in later
+        )
 
     def begin(self, digests: Mapping[str, str], todo: Collection[str]) -> None:
         """Marks the stamps that another recipe left, and publishes what an earlier call did not come to."""
@@ -145,10 +158,22 @@ class RunFolder:
                 stamps[stage]["stale"] = True
         if stamps != self.stamps():
             self.write(STAMPS, stamps)
+        self._restore(stamps)
+        if (self.own / RECORD).is_file() and read_object(self.own / RECORD) is None:
+            log.warning("%s is torn: the model is put in place again", self.own / RECORD)
         for stage in CHECKPOINTS:
             if stage in stamps and stage not in todo and self.is_done(stage, digests.get(stage)):
                 publish(self.root, stage, stamps[stage]["digest"])
                 break
+
+    def _restore(self, stamps: Mapping[str, Any]) -> None:
+        """Puts back what training.json lost: every stage's entry stands in its stamp too."""
+        found = read_object(self.own / TRAINING)
+        wanted = {stage: stamp["trained"] for stage, stamp in stamps.items() if "trained" in stamp}
+        if found is None and (self.own / TRAINING).is_file():
+            log.warning("%s is torn: written again", self.own / TRAINING)
+        if wanted and (found is None or any(found.get(stage) != wanted[stage] for stage in wanted)):
+            self.write(TRAINING, {**(found or {}), **wanted})
 
     def sweep(self) -> None:
         """Removes what a killed call left that nothing goes on from."""
@@ -195,8 +220,10 @@ class RunFolder:
 
 
 def _torn(path: Path, names: Collection[str]) -> Path | None:
-    """What is not whole of a JSON file, JSON lines, or a checkpoint with files of these names."""
-    if path.suffix in (".json", ".jsonl"):
+    """What is not whole of a JSON object, JSON lines, or a checkpoint with files of these names."""
+    if path.suffix == ".json":
+        return None if read_object(path) else path
+    if path.suffix == ".jsonl":
         return None if _parses(path) else path
     missing = [path / name for name in names or ["config.json"] if not (path / name).is_file()]
     if missing:
@@ -215,6 +242,6 @@ def _parses(path: Path) -> bool:
         text = path.read_text(encoding="utf-8")
         for part in text.splitlines() if path.suffix == ".jsonl" else [text]:
             json.loads(part)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return True

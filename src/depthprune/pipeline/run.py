@@ -13,7 +13,7 @@ from accelerate import PartialState
 
 from depthprune.cost import measured
 from depthprune.errors import UserError, disk_faults_explained
-from depthprune.files import remove
+from depthprune.files import read_object, remove
 from depthprune.importance.igia import Igia
 from depthprune.pipeline.apart import check_apart
 from depthprune.pipeline.arithmetic import settle_arithmetic
@@ -128,7 +128,7 @@ def _prepare(job: Job, digests: dict[str, str], todo: list[str], overwrite: bool
         if stage not in todo and job.folder.is_done(stage, digests[stage]):
             job.folder.clean(SCRATCH[stage](job))
     job.folder.write("recipe.yaml", job.recipe.located().as_yaml())
-    if todo:
+    if todo or read_object(job.folder.own / "environment.json") is None:
         found = {"sources": provenance(job.inputs), "arithmetic": job.arithmetic.to_json()}
         job.folder.write("environment.json", {**environment(), **found})
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.files import remove, sync, write_json
-from depthprune.pipeline.folder import ARTIFACTS, STAGES, STAMPS, RunFolder
+from depthprune.model.published import STAMPS, read_stamps
+from depthprune.pipeline.folder import ARTIFACTS, STAGES, RunFolder
 
 log = logging.getLogger("depthprune")
 
@@ -48,8 +49,9 @@ def supersede(folder: RunFolder, digests: dict[str, str], todo: Sequence[str], o
 
 def set_aside_without_stamps(folder: RunFolder) -> None:
     """Moves every artifact aside where stages.json is torn: nothing says any more what they came from."""
-    if not (folder.own / STAMPS).is_file() or folder.read_if_whole(STAMPS, None) is not None:
+    if not (folder.own / STAMPS).is_file() or read_stamps(folder.root) is not None:
         return
+    log.warning("%s is torn: what it held is lost", folder.own / STAMPS)
     found = list(dict.fromkeys(path for stage in STAGES for path in _files(folder, stage)))
     if found:
         kept = _aside(folder, {}, found)

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from depthprune.errors import plain_values
-from depthprune.files import OWN, read_json, read_json_lines
-from depthprune.model.published import read_record
+from depthprune.files import OWN, read_json_lines, read_object
+from depthprune.model.published import read_record, read_stamps
 from depthprune.selection import Plan
 
 HUB_ID = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
@@ -65,36 +65,33 @@ class Artifacts:
 def read_artifacts(root: Path) -> Artifacts:
     """Whatever stands in the run folder `root` now."""
     own = root / OWN
-    stamps = _read(own / "stages.json") or {}
+    stamps = read_stamps(root) or {}
     stages = {stage: stamp for stage, stamp in stamps.items() if not stamp.get("stale")}
 
     def read(name: str, stage: str) -> Any:
-        return _read(own / name) if stage in stages or stage not in stamps else None
+        return read_object(own / name) if stage in stages or stage not in stamps else None
 
     recipe, config = own / "recipe.yaml", root / "config.json"
     plan = read("plan.json", "select")
     published = read_record(root)["stage"]
-    losses = read_json_lines(own / "metrics.jsonl")
+    losses = loss_entries(own / "metrics.jsonl")
     return Artifacts(
         recipe=yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None,
         scores=read("scores.json", "score"),
         plan=Plan.from_json(plan) if plan else None,
         recovery=read("recovery.json", "prune"),
         evaluation=read("eval.json", "evaluate"),
-        environment=_read(own / "environment.json"),
+        environment=read_object(own / "environment.json"),
         stages=stages,
         losses=[entry for entry in losses if entry["stage"] in stages or entry["stage"] not in stamps],
-        training=_read(own / "training.json"),
-        config=_read(config) if published is None or published in stages else None,
+        training=read_object(own / "training.json"),
+        config=read_object(config) if published is None or published in stages else None,
     )
 
 
-def _read(path: Path) -> Any:
-    """None where the file is not there, or torn: a report tells what there is."""
-    try:
-        return read_json(path) if path.is_file() else None
-    except ValueError:
-        return None
+def loss_entries(path: Path) -> list[dict[str, Any]]:
+    """The lines of a training log, each with its stage."""
+    return [entry for entry in read_json_lines(path) if isinstance(entry, dict) and "stage" in entry]
 
 
 def shown(run: Artifacts) -> Artifacts:

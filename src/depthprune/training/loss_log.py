@@ -26,7 +26,8 @@ class LossLog(TrainerCallback):
         self.steps = state.global_step
         if not state.is_world_process_zero:
             return
-        others = [entry for entry in read_json_lines(self.path) if entry.get("stage") != self.stage]
+        entries = [entry for entry in read_json_lines(self.path) if isinstance(entry, dict)]
+        others = [entry for entry in entries if entry.get("stage") != self.stage]
         # The Trainer's last entry sums up one process alone: after a resume its loss is not the run's.
         steps = [entry for entry in state.log_history if "train_runtime" not in entry]
         ours = [{"stage": self.stage, **entry} for entry in steps]
