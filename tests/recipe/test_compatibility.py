@@ -38,7 +38,10 @@ def test_what_makes_sense_is_let_through(tmp_path, choice):
     [
         ({"selection": "one-shot"}, "chooses the layers itself"),
         ({"selection": "none"}, "chooses the layers itself"),
-        ({"recovery": "none"}, "chooses no layers: choose recovery.method=collapse or manifold-merge"),
+        (
+            {"recovery": "none"},
+            "chooses no layers: choose recovery.method=flatten or collapse or manifold-merge",
+        ),
         ({"importance": "reverse"}, "would be computed in vain"),
         ({"selection": "one-shot", "recovery": "none"}, "importance.metric=none scores nothing"),
         (

@@ -62,11 +62,11 @@ def _resumed(
             with (
                 recomposed(model, {i: following}, sides),
                 skipped(model, [*range(i), following], forms),
-                _replaced_input(layers[i], entering[i].clone()),
+                replaced_input(layers[i], entering[i].clone()),
             ):
                 output = _decode(model, batch)
             yield i, True, output
-        with skipped(model, range(i + 1), forms), _replaced_input(layers[i], entering.pop(i)):
+        with skipped(model, range(i + 1), forms), replaced_input(layers[i], entering.pop(i)):
             output = _decode(model, batch)
         yield i, False, output
 
@@ -109,7 +109,7 @@ def _keeping_inputs(
 
 
 @contextmanager
-def _replaced_input(layer: nn.Module, hidden: Tensor) -> Iterator[None]:
+def replaced_input(layer: nn.Module, hidden: Tensor) -> Iterator[None]:
     """Inside the block the layer reads these hidden states, whatever is handed to it."""
 
     def replace(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

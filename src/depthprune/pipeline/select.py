@@ -9,7 +9,7 @@ from depthprune.selection.close_calls import close_calls
 
 def select(job: Job, digest: str) -> str:
     """Chooses by the scores, or lets the recovery choose."""
-    decides = job.recipe.recovery.decides
+    decides = isinstance(job.recipe.selection, ByRecovery)
     plan = _decided(job) if decides else job.inputs.plan(job.folder.read("scores.json"))
     # Refuses what the family's config cannot say.
     pruned_config(job.inputs.config, plan.removed, mlp_from=plan.mlp_from)

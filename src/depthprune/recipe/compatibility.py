@@ -52,7 +52,7 @@ def _check_who_chooses(recipe: Recipe) -> None:
     recovery = recipe.recovery.method
     metric, selection = recipe.importance.metric, recipe.selection.method
     deciding = " or ".join(name for name, method in RECOVERIES.items() if method.decides)
-    if recipe.recovery.decides and not isinstance(recipe.selection, ByRecovery):
+    if not recipe.recovery.takes_plans and not isinstance(recipe.selection, ByRecovery):
         raise UserError(
             f"recovery.method={recovery} chooses the layers itself, and selection.method={selection} would "
             "choose others: take selection.method=by-recovery with importance.metric=none"

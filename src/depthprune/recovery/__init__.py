@@ -2,6 +2,7 @@
 
 from depthprune.recovery.base import RecoverySettings
 from depthprune.recovery.collapse import Collapse
+from depthprune.recovery.flatten.flatten import Flatten
 from depthprune.recovery.linear import Linear
 from depthprune.recovery.manifold_merge import ManifoldMerge
 from depthprune.recovery.none import NoRecovery
@@ -15,6 +16,7 @@ RECOVERIES: dict[str, type[RecoverySettings]] = {
     "projection": Projection,
     "linear": Linear,
     "replacement-layer": ReplacementLayer,
+    "flatten": Flatten,
     "collapse": Collapse,
     "manifold-merge": ManifoldMerge,
 }

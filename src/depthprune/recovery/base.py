@@ -41,6 +41,8 @@ class RecoverySettings(Settings):
     needs_calibration: ClassVar[bool] = False
     decides: ClassVar[bool] = False
     """Whether it chooses the layers that go, in `choose`, which `selection.method=by-recovery` calls."""
+    takes_plans: ClassVar[bool] = True
+    """Whether it repairs what other methods choose to remove."""
     replaces_block: ClassVar[bool] = False
     """Whether the kept layer before a removed block is to stand for the block and itself."""
     takes_pairs: ClassVar[bool] = False

@@ -17,6 +17,7 @@ class Merging(RecoverySettings):
 
     needs_calibration: ClassVar[bool] = True
     decides: ClassVar[bool] = True
+    takes_plans: ClassVar[bool] = False
 
     @property
     @abstractmethod

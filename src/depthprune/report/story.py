@@ -38,7 +38,12 @@ def summary(run: Artifacts, model: str) -> str:
         return f"{layers} of {model} {are} to be removed, {_chosen(run)}; the model is not written yet."
     said = f"{layers} of {model} {'was' if one else 'were'} removed, {_chosen(run)}"
     merged = len(plan.merged_into)
-    if merged:
+    flattened = (run.recovery or {}).get("method") == "flatten"
+    if flattened and run.recovery["changed_layers"]:  # type: ignore[index]
+        fitted = run.recovery["changed_layers"]  # type: ignore[index]
+        were = "layer {} was" if len(fitted) == 1 else "layers {} were"
+        said += f"; {were.format(dash_ranges(fitted))} fitted to do what their removed neighbours did too"
+    if merged and not flattened:
         them = "the kept layer before it" if merged == 1 else "the kept layers before them"
         said += f"; {merged} of them {'was' if merged == 1 else 'were'} first merged into {them}"
     if plan.mlp_from:

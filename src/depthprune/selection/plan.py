@@ -65,6 +65,7 @@ class Plan:
                 str(kept): {str(layer): share for layer, share in parts.items()}
                 for kept, parts in self.combined.items()
             }
+        if self.search:
             plan["search"] = list(self.search)
         if self.mlp_from:
             plan["mlp_from"] = {str(kept): gone for kept, gone in sorted(self.mlp_from.items())}

@@ -1,0 +1,1 @@
+"""Flattening: two neighbouring layers become one of the standard shape, fitted to what both did."""

@@ -1,0 +1,109 @@
+"""One layer out of two: units of both, with the weights that a fit gave them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthprune.model.parts import Branch
+from depthprune.recovery.flatten.layout import Layout, rows
+from depthprune.recovery.flatten.norms import absorbed, affine, neutralise, set_gain
+from depthprune.recovery.flatten.solve import Written
+
+# Below this share of the mean a gain lets nothing through that could be expressed in it.
+SMALL_GAIN = 1e-3
+
+
+@dataclass(frozen=True)
+class Units:
+    """Which units of a branch stay, in their new order: layer 0 or 1 of the pair, [u], and its unit, [u]."""
+
+    layer: Tensor
+    unit: Tensor
+
+    @classmethod
+    def of_both(cls, chosen: Tensor, count: int) -> "Units":
+        """From numbers in 0 … 2·count − 1, the first layer's before the second's."""
+        return cls(chosen // count, chosen % count)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many are of either layer."""
+        second = int(self.layer.sum())
+        return len(self.layer) - second, second
+
+
+@torch.no_grad()
+def put_reads(
+    target: nn.Module, pair: Sequence[nn.Module], branch: Branch, layout: Layout, units: Units
+) -> None:
+    """Gives the linears that begin a branch of `target` the rows of these units.
+
+    The gains and shifts of both layers' norms go into the rows; the norm of `target` is left to the caller.
+    """
+    for path, places in layout.reads.items():
+        sources = [_without_norm(layer, branch, path) for layer in pair]
+        linear: Any = target.get_submodule(path)
+        taken = (units.layer[:, None] * len(sources[0][0]) + places[units.unit]).flatten()
+        into = places[: len(units.unit)].flatten()
+        # Copies, since the target may be one of the sources.
+        rows(linear)[into] = torch.cat([weight for weight, _ in sources])[taken].to(linear.weight.dtype)
+        if linear.bias is not None:
+            linear.bias[into] = torch.cat([bias for _, bias in sources if bias is not None])[taken].to(
+                linear.bias.dtype
+            )
+
+
+def _without_norm(layer: nn.Module, branch: Branch, path: str) -> tuple[Tensor, Tensor | None]:
+    linear: Any = layer.get_submodule(path)
+    if branch.before is None:
+        return rows(linear), linear.bias
+    return absorbed(linear, affine(layer.get_submodule(branch.before)))
+
+
+@torch.no_grad()
+def neutral_norm(target: nn.Module, branch: Branch) -> None:
+    """Gives the norm before a branch gain 1, once the linears that read it have taken the gains."""
+    if branch.before is not None:
+        norm = target.get_submodule(branch.before)
+        neutralise(norm, affine(norm))
+
+
+@torch.no_grad()
+def put_writes(target: nn.Module, branch: Branch, written: Written) -> None:
+    """Gives the linear that ends a branch its weight and bias, and the norm after it its gain."""
+    linear: Any = target.get_submodule(branch.writes)
+    rows(linear).copy_(written.weight.mT)
+    if written.intercept is not None and linear.bias is not None:
+        linear.bias.copy_(written.intercept)
+    if branch.after is not None and written.gain is not None:
+        set_gain(target.get_submodule(branch.after), written.gain)
+
+
+@torch.no_grad()
+def effective_writes(
+    pair: Sequence[nn.Module], branch: Branch, like: nn.Module, lengths: Sequence[float]
+) -> Tensor:
+    """What both layers' linears write, one under the other, as a linear of the layer `like` would: [2n, d].
+
+    Where a norm follows, the gains of the others are expressed in the gain of `like`, and what they write is
+    brought to its length.
+
+    Args:
+        lengths: the usual length that the norm divides by, of either layer.
+    """
+    linears = [rows(layer.get_submodule(branch.writes)).mT.double() for layer in pair]
+    if branch.after is None:
+        return torch.cat(linears)
+    gains = [affine(layer.get_submodule(branch.after)).gain.double() for layer in pair]
+    own = affine(like.get_submodule(branch.after)).gain.double()
+    small = own.abs() < SMALL_GAIN * own.abs().mean()
+    scale = lengths[[layer is like for layer in pair].index(True)]
+    return torch.cat(
+        [
+            linear * torch.where(small, 0, gain / own) * (scale / length)
+            for linear, gain, length in zip(linears, gains, lengths, strict=True)
+        ]
+    )

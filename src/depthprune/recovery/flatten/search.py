@@ -1,0 +1,219 @@
+"""Which pairs become one layer, and how: the held-out loss chooses among cut, refitted and flattened ones."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from depthprune.errors import UserError
+from depthprune.model.anatomy import decoder_layers, unwrap
+from depthprune.model.head import IGNORED, next_tokens
+from depthprune.model.resume import replaced_input
+from depthprune.model.traits import OWN_INDEX
+from depthprune.recovery.activations import mean_loss
+from depthprune.recovery.flatten.making import Made, Making
+from depthprune.recovery.flatten.pair import Heads, Pair
+from depthprune.recovery.flatten.stream import Stream
+from depthprune.recovery.held_out import split_samples
+from depthprune.recovery.states import Batch
+
+Places = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pair that became one layer, as `plan.json` keeps it.
+
+    Attributes:
+        first, second: the pair; one of them is `kept`, in its place in the model.
+        how: `flatten`, `refit` (the kept layer's MLP fitted to the pair), or `cut`.
+        heads: where the attention comes from.
+        rho: the strengths of the ridges of attention and MLP.
+        groups, channels: how many come from the first and from the second.
+        error: the mean over held-out tokens of ‖ĥ − h‖²/‖h‖² at the output of the pair.
+        loss: the held-out cross-entropy afterwards, in nats a token.
+    """
+
+    first: int
+    second: int
+    kept: int
+    how: str
+    heads: Heads
+    rho: tuple[float | None, float | None]
+    groups: tuple[int, int] | None
+    channels: tuple[int, int] | None
+    error: float
+    loss: float
+
+    @property
+    def removed(self) -> int:
+        return self.first + self.second - self.kept
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the plan's `search`."""
+        return asdict(self)
+
+
+class Search:
+    """A model on its way to fewer layers; those that are gone are still there, and skipped.
+
+    Attributes:
+        removed: the layers that are gone.
+        steps: what was done, in order.
+        loss: the held-out cross-entropy as it is now.
+    """
+
+    def __init__(
+        self, model: nn.Module, batches: Sequence[Batch], held_out: float, rhos: Sequence[float]
+    ) -> None:
+        self.model, self.rhos = model, rhos
+        self.layers = decoder_layers(model)
+        fit, self.held_out = split_samples(batches, held_out)
+        self.streams = Stream(model, fit), Stream(model, self.held_out)
+        self.removed: list[int] = []
+        self.steps: list[Step] = []
+        self.whole = [self.layers[i] for i in range(len(self.layers))]
+        self.loss = mean_loss(model, self.held_out)
+        self._refused: dict[Places, str] = {}
+
+    @property
+    def left(self) -> list[int]:
+        return [i for i in range(len(self.layers)) if i not in self.removed]
+
+    def neighbours(self, removable: set[int]) -> list[Places]:
+        """The pairs of which a layer may go."""
+        return [pair for pair in pairwise(self.left) if set(pair) & removable]
+
+    def makings(self, wanted: Collection[Places]) -> Iterator[Making]:
+        """Each of these pairs as it is now, from the first layer on, but for those that cannot be one."""
+        fit, held_out = (stream.pairs(self.left, wanted) for stream in self.streams)
+        for (places, fitted), (_, held) in zip(fit, held_out, strict=True):
+            try:
+                yield Making(Pair(self.model, places, fitted, held), self.rhos)
+            except UserError as reason:
+                self._refused[places] = str(reason)
+
+    def errors(self, wanted: Collection[Places]) -> dict[Places, float]:
+        """The error of each flattened pair at its output, ∞ where it cannot be flattened."""
+        found = dict.fromkeys(wanted, float("inf"))
+        middle = self.rhos[len(self.rhos) // 2]
+        for making in self.makings(wanted):
+            pair = making.pair
+            ways = [making.flatten(heads, ((middle,), (middle,))) for heads in pair.origins]
+            found[pair.first, pair.second] = min(made.error for made in ways)
+        return found
+
+    def refusal(self) -> UserError:
+        """What to raise where no pair is left that can become one layer."""
+        reasons = "; ".join(dict.fromkeys(self._refused.values()))
+        return UserError(
+            f"no two neighbouring layers of this {unwrap(self.model).config.model_type} can be flattened "
+            f"into one ({reasons}): choose another recovery"
+        )
+
+    def best(self, wanted: Collection[Places], removable: set[int]) -> tuple[Step, nn.Module]:
+        """Of all ways to make one layer of one of these pairs, the one with the lowest held-out loss."""
+        found = []
+        for making in self.makings(wanted):
+            pair = making.pair
+            before = self.streams[1].before(pair.first, self.left)
+            for made, kept in ways(making, removable):
+                loss = self._loss_with(pair, made.layer, kept, before)
+                found.append((_step(pair, made, kept, loss), made.layer))
+        if not found:
+            raise self.refusal()
+        return min(found, key=lambda tried: tried[0].loss)
+
+    def again(self, recorded: dict[str, Any]) -> tuple[Step, nn.Module]:
+        """A step that a search recorded, made again on the same samples."""
+        step = Step(**recorded)
+        (making,) = self.makings({(step.first, step.second)})
+        place, (attention, mlp) = int(step.kept == step.second), step.rho
+        if step.how == "cut":
+            made = making.cut(place)
+        elif step.how == "refit":
+            assert mlp is not None
+            made = making.refit(place, (mlp,))
+        else:
+            assert mlp is not None and attention is not None
+            made = making.flatten(step.heads, ((attention,), (mlp,)))
+        return step, made.layer
+
+    def take(self, step: Step, layer: nn.Module) -> None:
+        """Makes the step: the layer stands for the pair."""
+        self.layers[step.kept] = in_place_of(layer, self.whole[step.kept])
+        self.removed.append(step.removed)
+        self.steps.append(step)
+        self.loss = step.loss
+
+    def undo(self) -> None:
+        """Puts every layer back."""
+        for i, layer in enumerate(self.whole):
+            self.layers[i] = layer
+        self.removed.clear()
+
+    def _loss_with(self, pair: Pair, layer: nn.Module, kept: int, before: Sequence[torch.Tensor]) -> float:
+        """The held-out loss with this layer for the pair, from the pair's input on."""
+        gone = {*self.removed, pair.first + pair.second - kept, *range(pair.first)} - {kept}
+        total, tokens = 0.0, 0
+        with standing_in(self.layers, kept, in_place_of(layer, self.whole[kept])):
+            for batch, states in zip(self.held_out, before, strict=True):
+                count = int((next_tokens(batch) != IGNORED).sum())
+                with replaced_input(self.layers[kept], states):
+                    total += count * mean_loss(self.model, [batch], gone)
+                tokens += count
+        return total / tokens
+
+
+def ways(making: Making, removable: set[int]) -> Iterator[tuple[Made, int]]:
+    """(layer, the place where it stands) of every candidate for a pair."""
+    pair = making.pair
+    places = [place for place in (0, 1) if (pair.second, pair.first)[place] in removable]
+    for place in places:
+        kept = (pair.first, pair.second)[place]
+        yield making.cut(place), kept
+        yield making.refit(place), kept
+    for heads in pair.origins:
+        # Layers of one kind are the same in either place; else the place is that of the layer with the heads.
+        place = places[0] if heads == "both" or pair.alike else int(heads == "second")
+        if place in places:
+            yield making.flatten(heads), (pair.first, pair.second)[place]
+
+
+def _step(pair: Pair, made: Made, kept: int, loss: float) -> Step:
+    return Step(
+        pair.first,
+        pair.second,
+        kept,
+        made.how,
+        made.heads,
+        made.rho,
+        made.groups,
+        made.channels,
+        made.error,
+        loss,
+    )
+
+
+@contextmanager
+def standing_in(layers: nn.ModuleList, i: int, layer: nn.Module) -> Iterator[None]:
+    """Inside the block layer i is another one."""
+    before = layers[i]
+    layers[i] = layer
+    try:
+        yield
+    finally:
+        layers[i] = before
+
+
+def in_place_of(layer: nn.Module, place: nn.Module) -> nn.Module:
+    """The layer with the indices of the one whose place it takes."""
+    for module, other in zip(layer.modules(), place.modules(), strict=True):
+        for name in OWN_INDEX:
+            if name in vars(other):
+                setattr(module, name, vars(other)[name])
+    return layer

@@ -1,0 +1,195 @@
+"""Calibration samples on their way through a model whose layers are called one by one."""
+
+import copy
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from depthprune.errors import UserError
+from depthprune.model.anatomy import decoder_layers, unwrap
+from depthprune.model.hooks import hidden_state, layer_input
+from depthprune.model.skip import skipped
+from depthprune.recovery.states import Batch, on_device
+
+# How far layers called one by one may be from the model's own pass, relatively; bf16 rounds by under 1e-2.
+TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the model gives one of its layers besides the hidden states: masks, position embeddings."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """The output of a layer on these hidden states, [B, T, d]."""
+        # A copy, since some layers add to their input in place.
+        return hidden_state(layer(hidden.clone(), *self.args, **self.kwargs))
+
+    def in_float32(self) -> "Call":
+        """For layers in float32."""
+        return Call(_widened(self.args), _widened(self.kwargs))
+
+
+@dataclass(frozen=True)
+class PairStates:
+    """One batch at layers a and b, everything in float32.
+
+    Attributes:
+        before, after: the input of a and the output of b, [B, T, d].
+        calls: of a and of b.
+        real: the real tokens, [B, T].
+    """
+
+    before: Tensor
+    after: Tensor
+    calls: tuple[Call, Call]
+    real: Tensor
+
+    @property
+    def weights(self) -> Tensor:
+        """1/‖h_b‖² of each real token, so that no massive activation rules a sum over tokens: [tokens]."""
+        return 1 / self.after[self.real].double().square().sum(dim=-1).clamp_min(1e-12)
+
+
+class Stream:
+    """Batches at the entry of the first layer, with all that the layers are given besides.
+
+    Raises `UserError` for a model that does more between its layers than to hand on hidden states.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module, batches: Sequence[Batch]) -> None:
+        self.layers = decoder_layers(model)
+        self.batches = batches
+        self._batches: list[tuple[Tensor, list[Call], Tensor]] = []
+        for inputs, real in on_device(model, batches):
+            given: dict[int, tuple[Tensor, Call]] = {}
+            with ExitStack() as hooks, skipped(model, range(len(self.layers))):
+                for i, layer in enumerate(self.layers):
+                    hooks.callback(layer.register_forward_pre_hook(_keep(given, i), with_kwargs=True).remove)
+                unwrap(model).base_model(**inputs, use_cache=False)
+            calls = [given[i][1] for i in range(len(self.layers))]
+            self._batches.append((given[0][0], calls, real))
+        _check_walk(model, self)
+
+    def entry(self) -> list[Tensor]:
+        """What enters the first layer, a [B, T, d] a batch."""
+        return [hidden for hidden, _, _ in self._batches]
+
+    @torch.no_grad()
+    def through(self, i: int, hidden: Sequence[Tensor]) -> list[Tensor]:
+        """What layer i makes of these hidden states."""
+        return [
+            calls[i](self.layers[i], states)
+            for (_, calls, _), states in zip(self._batches, hidden, strict=True)
+        ]
+
+    def before(self, i: int, left: Sequence[int]) -> list[Tensor]:
+        """What enters layer i where only the layers `left` are there."""
+        hidden = self.entry()
+        for earlier in left:
+            if earlier < i:
+                hidden = self.through(earlier, hidden)
+        return hidden
+
+    def pairs(
+        self, left: Sequence[int], wanted: Collection[tuple[int, int]]
+    ) -> Iterator[tuple[tuple[int, int], list[PairStates]]]:
+        """The states at each wanted pair of neighbours of the layers `left`, in one walk."""
+        hidden = self.entry()
+        for a, b in pairwise(left):
+            between = self.through(a, hidden)
+            if (a, b) in wanted:
+                yield (a, b), self._at(a, b, hidden, self.through(b, between))
+            hidden = between
+
+    def _at(self, a: int, b: int, before: list[Tensor], after: list[Tensor]) -> list[PairStates]:
+        return [
+            PairStates(one.float(), other.float(), (calls[a].in_float32(), calls[b].in_float32()), real)
+            for (_, calls, real), one, other in zip(self._batches, before, after, strict=True)
+        ]
+
+
+def _keep(given: dict[int, tuple[Tensor, Call]], i: int) -> Any:
+    """A hook that notes what layer i is called with."""
+
+    def enter(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        others = {key: value for key, value in kwargs.items() if key != "hidden_states"}
+        given[i] = layer_input(args, kwargs).clone(), Call(args[1:], others)
+
+    return enter
+
+
+def _check_walk(model: nn.Module, stream: Stream) -> None:
+    """Compares the layers called one by one with the model's own pass, on the first batch."""
+    found: list[Tensor] = []
+    last = len(stream.layers) - 1
+    handle = stream.layers[last].register_forward_hook(
+        lambda _, __, out: found.append(hidden_state(out).clone())
+    )
+    try:
+        ((inputs, real),) = on_device(model, stream.batches[:1])
+        unwrap(model).base_model(**inputs, use_cache=False)
+    finally:
+        handle.remove()
+    hidden, calls, _ = stream._batches[0]
+    for layer, call in zip(stream.layers, calls, strict=True):
+        hidden = call(layer, hidden)
+    if not (hidden - found[0])[real].norm() <= TOLERANCE * found[0][real].norm():
+        raise UserError(
+            f"{unwrap(model).config.model_type}: more goes from layer to layer of this model than hidden "
+            "states, so no layer can be fitted to two: choose another recovery"
+        )
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {key: _widened(item) for key, item in value.items()}
+    return tuple(map(_widened, value)) if type(value) in (tuple, list) else value
+
+
+def in_float32(layer: nn.Module) -> nn.Module:
+    """A copy of a layer to compute with, out of the way of bf16's rounding."""
+    return copy.deepcopy(layer).float()
+
+
+class Watched:
+    """A layer with a hook on some of its modules: runs it and tells what entered and left them.
+
+    An output given in `replaced` stands for what that module computes.
+    """
+
+    def __init__(self, layer: nn.Module, paths: Sequence[str]) -> None:
+        self.layer, self.paths = layer, paths
+
+    @torch.no_grad()
+    def __call__(
+        self, call: Call, hidden: Tensor, replaced: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The layer's output, and the inputs and outputs of the watched modules, each [B, T, n]."""
+        entered: dict[str, Tensor] = {}
+        left: dict[str, Tensor] = {}
+
+        def watch(path: str, args: tuple, out: Tensor) -> Tensor | None:
+            shape = (*hidden.shape[:2], -1)  # OPT's MLP works on [tokens, n]
+            entered[path] = args[0].detach().clone().view(shape)
+            left[path] = out.detach().clone().view(shape)
+            other = (replaced or {}).get(path)
+            return None if other is None else other.view(out.shape)
+
+        with ExitStack() as hooks:
+            for path in self.paths:
+                module = self.layer.get_submodule(path)
+                handle = module.register_forward_hook(lambda _, args, out, path=path: watch(path, args, out))
+                hooks.callback(handle.remove)
+            output = call(self.layer, hidden)
+        return output, entered, left

@@ -1,0 +1,111 @@
+"""Two layers flattened into one, family by family."""
+
+import pytest
+import torch
+from tiny import tiny_batch, tiny_model
+
+from depthprune.errors import UserError
+from depthprune.model.anatomy import decoder_layers
+from depthprune.model.hooks import record_layer_io
+from depthprune.recovery.flatten.making import Making
+from depthprune.recovery.flatten.pair import Pair
+from depthprune.recovery.flatten.stream import Stream
+
+# Both layers' heads in one attention, which neither QK-norms nor unlike kinds of layer forbid.
+MIXED = (
+    "llama",
+    "mistral",
+    "gemma",
+    "phi3",
+    "opt",
+    "gpt2",
+    "bloom",
+    "starcoder2",
+    "granite",
+    "phi",
+    "gpt_neox",
+)
+ONE_LAYERS_HEADS = ("qwen2", "qwen3", "smollm3", "cohere2")
+THROUGH_NORMS = ("gemma2", "gemma3_text", "glm4", "olmo2", "olmo3", "exaone4")
+REFUSED = {
+    "mixtral": "mixture",
+    "gpt_oss": "mixture",
+    "falcon": "has a bias",
+    "stablelm": "has a bias",
+}
+BATCHES = [tiny_batch(batch_size=16, seed=seed) for seed in range(12)]
+
+
+def making(model, a: int = 2, b: int = 3) -> Making:
+    left = range(len(decoder_layers(model)))
+    ((_, fit),) = Stream(model, BATCHES[:9]).pairs(left, {(a, b)})
+    ((_, held_out),) = Stream(model, BATCHES[9:]).pairs(left, {(a, b)})
+    return Making(Pair(model, (a, b), fit, held_out), (1e-3, 1e-2, 1e-1))
+
+
+def silent(model, i: int) -> None:
+    """Makes layer i the identity."""
+    layer = decoder_layers(model)[i]
+    with torch.no_grad():
+        for name in (
+            "self_attn.o_proj",
+            "self_attn.out_proj",
+            "self_attn.dense",
+            "attn.c_proj",
+            "attention.dense",
+            "self_attention.dense",
+            "mlp.down_proj",
+            "fc2",
+            "mlp.fc2",
+            "mlp.c_proj",
+            "mlp.dense_4h_to_h",
+        ):
+            try:
+                module = layer.get_submodule(name)
+            except AttributeError:
+                continue
+            for parameter in module.parameters():
+                parameter.zero_()
+
+
+def stream(model, layer: int, batch):
+    return record_layer_io(model, batch)[layer][1][batch["attention_mask"].bool()]
+
+
+@pytest.mark.parametrize("family", MIXED)
+@pytest.mark.parametrize("second", [True, False], ids=["second", "first"])
+def test_a_layer_beside_one_that_does_nothing_is_reproduced(family, second):
+    model = tiny_model(family, seed=1)
+    silent(model, 3 if second else 2)
+    wanted = stream(model, 3, BATCHES[0])
+    ways = making(model)
+    found = ways.flatten(ways.pair.origins[0], ((1e-8,), (1e-8,)))
+    assert found.error < 1e-8
+    decoder_layers(model)[2] = found.layer
+    torch.testing.assert_close(stream(model, 2, BATCHES[0]), wanted, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("family", [*MIXED, *ONE_LAYERS_HEADS])
+def test_one_layer_fitted_to_two_is_nearer_than_either(family):
+    model = tiny_model(family, seed=1)
+    ways = making(model)
+    pair = ways.pair
+    assert pair.origins == (("both",) if family in MIXED else ("first", "second"))
+    for heads in pair.origins:
+        found = ways.flatten(heads)
+        assert found.error < min(ways.cut(0).error, ways.cut(1).error)
+        assert sum(found.channels) == len(pair.channels)
+
+
+@pytest.mark.parametrize("family", THROUGH_NORMS)
+def test_a_norm_after_the_sublayers_is_fitted_through(family):
+    model = tiny_model(family, seed=1)
+    ways = making(model)
+    found = min(ways.flatten(heads).error for heads in ways.pair.origins)
+    assert found < min(ways.cut(0).error, ways.cut(1).error)
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_one_layer_cannot_say_is_refused(family):
+    with pytest.raises(UserError, match=REFUSED[family]):
+        making(tiny_model(family)).flatten("both")
