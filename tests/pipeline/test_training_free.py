@@ -63,6 +63,23 @@ def refused(tmp_path, message, name, **changes):
     assert not (tmp_path / "refused").exists()
 
 
+def with_norm_last(folder):
+    """Layers whose MLP and residual stream go through one norm together, in which no map can be folded."""
+    changes = {"do_layer_norm_before": False, "vocab_size": 600}
+    tiny_model("opt", LAYERS, **changes).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["gradmap", "replaceme"])
+def test_a_model_with_a_norm_after_the_mlp_is_repaired_and_verified(tmp_path, name):
+    model_folder(tmp_path / "model")
+    tiny_model("gemma2", LAYERS, vocab_size=600).save_pretrained(tmp_path / "model")
+    folder = run(without_training(tmp_path, name), tmp_path / "out")
+    verify(folder)
+    report = own(folder, "recovery.json")
+    assert report["repairs"] and all(len(row["candidates"]) > 1 for row in report["repairs"])
+    assert report["held_out_loss"]["after"] <= report["held_out_loss"]["before"]
+
+
 def test_bad_input_is_refused_in_one_line_and_leaves_nothing(tmp_path):
     refused(tmp_path, "500 calibration samples asked for", "gradmap", **{"calibration_samples.samples": 500})
     with pytest.raises(UserError, match="the removed layers 2, 4 are not consecutive"):
@@ -83,14 +100,14 @@ def test_weights_that_are_not_finite_name_their_layer(tmp_path):
     refused(tmp_path, "layer 3", "gradmap")
 
 
-def test_a_norm_after_the_mlp_is_refused_though_no_model_was_scored(tmp_path):
+def test_a_norm_after_the_residual_sum_is_refused_though_no_model_was_scored(tmp_path):
     model_folder(tmp_path / "model")
-    tiny_model("gemma2", LAYERS, vocab_size=600).save_pretrained(tmp_path / "model")
+    with_norm_last(tmp_path / "model")
     without_model = {"importance.metric": "reverse", "recovery.method": "projection"}
-    refused(tmp_path, "norm after the MLP", "shortgpt", **without_model)
+    refused(tmp_path, "nor through a norm of its own", "shortgpt", **without_model)
 
 
-def test_a_norm_after_the_mlp_is_refused_before_anything_is_scored(tmp_path):
+def test_a_norm_after_the_residual_sum_is_refused_before_anything_is_scored(tmp_path):
     model_folder(tmp_path / "model")
-    tiny_model("gemma2", LAYERS, vocab_size=600).save_pretrained(tmp_path / "model")
-    refused(tmp_path, "norm after the MLP", "gradmap")
+    with_norm_last(tmp_path / "model")
+    refused(tmp_path, "nor through a norm of its own", "gradmap")

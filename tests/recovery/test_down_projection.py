@@ -5,7 +5,7 @@ from tiny import FAMILIES, tiny_model
 
 from depthprune.errors import UserError
 from depthprune.recovery.activations import output_and_contribution
-from depthprune.recovery.down_projection import DownProjection, check_some_layer_takes_a_map, probe
+from depthprune.recovery.down_projection import DownProjection, first_that_takes_a_map, probe
 
 NORM_AFTER_MLP = ["gemma2", "gemma3_text", "olmo2", "olmo3", "glm4", "exaone4"]
 
@@ -76,10 +76,10 @@ def test_every_family_is_found_linear_or_with_a_norm_or_neither(family):
 def test_a_norm_of_mlp_and_residual_stream_together_is_refused(dtype):
     model = tiny_model("opt", do_layer_norm_before=False).to(dtype)
     with pytest.raises(UserError, match=r"layer 0: .*nor through a norm.*recovery\.method=none") as refusal:
-        check_some_layer_takes_a_map(model)
+        first_that_takes_a_map(model)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("family", [*LINEAR, *NORM_AFTER_MLP, "llama4_text", "qwen3_next", "deepseek_v3"])
 def test_models_with_a_layer_that_takes_a_map_pass(family):
-    check_some_layer_takes_a_map(tiny_model(family).bfloat16())
+    assert first_that_takes_a_map(tiny_model(family).bfloat16()).layer == 0

@@ -115,8 +115,8 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def check_some_layer_takes_a_map(model: nn.Module) -> None:
-    """Raises `UserError` where no layer's down projection does; one layer of each kind is tried."""
+def first_that_takes_a_map(model: nn.Module) -> DownProjection:
+    """The first layer's down projection that does, one layer of each kind tried; `UserError` if none does."""
     kinds: dict[tuple[type, ...], int] = {}
     for i, layer in enumerate(decoder_layers(model)):
         kinds.setdefault(tuple(type(module) for module in layer.modules()), i)
@@ -124,7 +124,7 @@ def check_some_layer_takes_a_map(model: nn.Module) -> None:
     for i in kinds.values():
         found = probe(model, i)
         if isinstance(found, DownProjection):
-            return
+            return found
         reasons.append(f"layer {i}: {found}")
     raise UserError(
         f"no layer of this {unwrap(model).config.model_type} can be repaired in its down projection "

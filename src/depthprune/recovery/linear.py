@@ -51,9 +51,9 @@ class Linear(RecoverySettings):
 
     def check(self, model: "torch.nn.Module") -> None:
         """Refuses models in which no layer's down projection takes a map."""
-        from depthprune.recovery.down_projection import check_some_layer_takes_a_map
+        from depthprune.recovery.down_projection import first_that_takes_a_map
 
-        check_some_layer_takes_a_map(model)
+        first_that_takes_a_map(model)
 
     def __call__(self, model: "torch.nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Repairs in place. Raises `UserError` for a layer before a block that takes no map."""

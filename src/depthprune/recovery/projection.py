@@ -57,10 +57,12 @@ class Projection(RecoverySettings):
         return plan if self._reach(plan) else plan.merging({}, [self._nothing_to_repair()])
 
     def check(self, model: "torch.nn.Module") -> None:
-        """Refuses models in which no layer's down projection takes a map."""
-        from depthprune.recovery.down_projection import check_some_layer_takes_a_map
+        """Refuses models in which no layer's down projection takes a map, and Adam before a norm."""
+        from depthprune.recovery.down_projection import first_that_takes_a_map
 
-        check_some_layer_takes_a_map(model)
+        down = first_that_takes_a_map(model)
+        if down.norm is not None:
+            self._refuse_adam(down.layer)
 
     def __call__(self, model: "torch.nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Repairs in place; no second model is made."""
@@ -137,12 +139,15 @@ class Projection(RecoverySettings):
         from depthprune.recovery.least_squares import singular
         from depthprune.recovery.repair import normed_candidate
 
-        if self.solver == "adam":
-            raise UserError(
-                f"layer {down.layer}: recovery.solver=adam fits no map through the norm after its MLP: "
-                "leave recovery.solver out"
-            )
+        self._refuse_adam(down.layer)
         fitting = repairs.through_norm(down, target)
         if 0 in self.rho and fitting.is_singular:
             raise singular(fitting.tokens, len(fitting.start), down.layer, MEND)
         return [normed_candidate(fitting, rho * fitting.scale) for rho in self.rho]
+
+    def _refuse_adam(self, layer: int) -> None:
+        if self.solver == "adam":
+            raise UserError(
+                f"layer {layer}: recovery.solver=adam fits no map through the norm after its MLP: "
+                "leave recovery.solver out"
+            )
