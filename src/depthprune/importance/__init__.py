@@ -13,6 +13,7 @@ from depthprune.importance.loss import Loss
 from depthprune.importance.magnitude_l1 import MagnitudeL1
 from depthprune.importance.magnitude_l2 import MagnitudeL2
 from depthprune.importance.none import NoMetric
+from depthprune.importance.output_change import OutputChange
 from depthprune.importance.perplexity import Perplexity
 from depthprune.importance.random import Random
 from depthprune.importance.reverse import Reverse
@@ -30,6 +31,7 @@ METRICS: dict[str, type[MetricSettings]] = {
     "cosine-window": CosineWindow,
     "perplexity": Perplexity,
     "loss": Loss,
+    "output-change": OutputChange,
     "taylor": Taylor,
     "magnitude-l1": MagnitudeL1,
     "magnitude-l2": MagnitudeL2,

@@ -27,6 +27,8 @@ class MetricSettings(Settings):
     pass; `training`: a training run."""
     scores_pairs: ClassVar[bool] = False
     """Whether `score_pairs` scores pairs of neighbouring sublayers, for `selection.granularity`."""
+    scores_sublayers: ClassVar[bool] = False
+    """Whether `score_sublayers` does, for `selection.granularity=sublayers`."""
     paper: ClassVar[str]
     cost: ClassVar[str]
     metric: str
@@ -38,5 +40,14 @@ class MetricSettings(Settings):
 
         Both float32 [L] on the CPU; of layers that are skipped, and the last one's MLP, the entries say
         nothing. The model may be `recomposed`.
+        """
+        raise NotImplementedError
+
+    def score_sublayers(
+        self, model: "torch.nn.Module", batches: Batches, gone: "Sequence[int]", sides: "Sequence[Sides]"
+    ) -> "torch.Tensor":
+        """The scores of the sublayers (attention i is 2i, MLP i 2i + 1) where those in `gone` add nothing.
+
+        float32 [2L] on the CPU; those of sublayers that are gone say nothing.
         """
         raise NotImplementedError

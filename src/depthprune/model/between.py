@@ -1,4 +1,4 @@
-"""The residual stream around each layer, and from within one layer to within the next."""
+"""The residual stream around each layer, and between its attention and its MLP."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,11 +20,22 @@ def streams(
     Around layer i, and with sides from before its MLP to behind the attention of the next layer that is not
     skipped. Keeps 3·L hidden states.
     """
+    found = layer_streams(model, batch, sides)
+    there = [i for i in range(len(found)) if i not in skipped_layers(model)]
+    for i, (before, _, after) in enumerate(found):
+        yield False, i, before, after
+    for i, following in pairwise(there) if sides else ():
+        yield True, i, found[i][1], found[following][1]
+
+
+def layer_streams(
+    model: nn.Module, batch: Mapping[str, Tensor], sides: Sequence[Sides]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The stream before each layer, before its MLP and after it; of a skipped layer, and without sides, the
+    second is the first."""
     middle: dict[int, Tensor] = {}
-    there = [i for i in range(len(decoder_layers(model))) if i not in skipped_layers(model)]
     with ExitStack() as stack:
-        for i in there if sides else ():
-            layer = decoder_layers(model)[i]
+        for i, layer in enumerate(decoder_layers(model)) if sides else ():
             first = layer.get_submodule(mlp_modules(layer, sides)[0])
 
             def enter(_: nn.Module, args: tuple, kwargs: dict, i: int = i) -> None:
@@ -32,8 +43,8 @@ def streams(
 
             stack.callback(first.register_forward_pre_hook(enter, with_kwargs=True).remove)
         around = record_layer_io(model, batch)
-    for i, (before, after) in enumerate(around):
-        yield False, i, before, after
-    for i, following in pairwise(there) if sides else ():
-        shape = around[i][0].shape  # OPT's are [B·T, d] there
-        yield True, i, middle[i].view(shape), middle[following].view(shape)
+    return [
+        # OPT's are [B·T, d] there.
+        (before, middle.get(i, before).view(before.shape), after)
+        for i, (before, after) in enumerate(around)
+    ]

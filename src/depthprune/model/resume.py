@@ -12,6 +12,7 @@ from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder, decoder_layers, unwrap
 from depthprune.model.depth_config import text_config
 from depthprune.model.hooks import layer_input
+from depthprune.model.silence import silent
 from depthprune.model.skip import Forms, output_form, skipped, skipped_layers
 from depthprune.model.sublayers import Sides, recomposed
 
@@ -43,6 +44,35 @@ def without_each_pair(
     For m layers (m − 1)(m + 2)/2 + m(m − 1)/2 layer passes.
     """
     return _resumed(model, batch, sides)
+
+
+def without_each_sublayer(
+    model: nn.Module, batch: Mapping[str, Tensor], gone: Sequence[int], sides: Sequence[Sides]
+) -> Iterator[tuple[int, ModelOutput]]:
+    """Runs the model without the sublayers `gone`, and without one more, for each that is there.
+
+    Yields the sublayer (attention i is 2i, MLP i 2i + 1) and what the decoder returns. What enters each layer
+    is kept, and the pass without one of its sublayers begins there.
+    """
+    _check_layers_stand_alone(model)
+    layers = decoder_layers(model)
+    forms: Forms = {}
+    entering: dict[int, Tensor] = {}
+    every = list(range(len(layers)))
+    with silent(model, gone, sides):
+        with _keeping_inputs(layers, [*every, len(layers)], entering, forms):
+            _decode(model, batch)
+        for sublayer in reversed(range(2 * len(layers))):
+            i = sublayer // 2
+            if sublayer in gone:
+                continue
+            with (
+                silent(model, [sublayer], sides),
+                skipped(model, range(i), forms),
+                _replaced_input(layers[i], entering[i].clone()),
+            ):
+                output = _decode(model, batch)
+            yield sublayer, output
 
 
 def _resumed(

@@ -246,7 +246,7 @@ def _try(inputs: Inputs) -> None:
         layers = len(plan.kept)
         if isinstance(recipe.selection, Explicit):
             pruned_config(inputs.config, plan.removed)
-        if isinstance(recipe.selection, Cuts) and recipe.selection.in_pairs:
+        if isinstance(recipe.selection, Cuts) and recipe.selection.granularity != "layers":
             _ = inputs.sides
     if isinstance(recipe.importance, Igia):
         inputs.encoded(recipe.importance.max_length)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from depthprune.model.silence import silence
 from depthprune.model.surgery import remove_layers
 from depthprune.pipeline.job import Job
 from depthprune.recovery.base import Evidence
@@ -18,7 +19,10 @@ def prune(job: Job, digest: str) -> str:
     batches = job.inputs.batches if recovery.needs_calibration else []
     report = recovery(model, plan, Evidence(job.folder.gradients, batches, job.dtype))
     job.folder.write("recovery.json", {"method": recovery.method, **report})
-    remove_layers(model, plan.removed, plan.mlp_from)
+    if plan.silenced:
+        silence(model, plan.silenced, job.inputs.sides)
+    if plan.removed:
+        remove_layers(model, plan.removed, plan.mlp_from)
     job.save(model, "prune")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     changed = ", ".join(map(str, report["changed_layers"]))

@@ -18,6 +18,7 @@ from depthprune.model.stored import stored_weights
 from depthprune.model.surgery import remove_layers
 from depthprune.pipeline.job import Job
 from depthprune.pipeline.score_pairs import pair_scorer, pairs_in_rounds
+from depthprune.pipeline.score_sublayers import sublayer_scorer, sublayers_in_rounds
 from depthprune.selection import Contiguous, Iterative
 from depthprune.selection.finite import finite
 from depthprune.selection.pairs import Cuts
@@ -47,6 +48,8 @@ def score(job: Job, digest: str) -> str:
 def _scores(job: Job, partial: str) -> dict[str, Any]:
     """`scores`, `samples` and `rounds` of `scores.json`; finished rounds are kept in the file `partial`."""
     scorer = _choose_scorer(job, job.recipe.importance)
+    if isinstance(job.recipe.selection, Iterative) and job.recipe.selection.in_sublayers:
+        return sublayers_in_rounds(job, scorer, job.recipe.selection, partial)
     if isinstance(job.recipe.selection, Iterative) and job.recipe.selection.in_pairs:
         return pairs_in_rounds(job, scorer, job.recipe.selection, partial)
     if isinstance(job.recipe.selection, Iterative):
@@ -80,6 +83,8 @@ def _scorer(job: Job, metric: Any) -> Scorer:
     samples = sum(len(batch["input_ids"]) for batch in batches)
     if isinstance(job.recipe.selection, Cuts) and job.recipe.selection.in_pairs:
         return pair_scorer(job, metric, model, samples)
+    if isinstance(job.recipe.selection, Cuts) and job.recipe.selection.in_sublayers:
+        return sublayer_scorer(job, metric, model, samples)
 
     def score(removed: Sequence[int]) -> dict[str, Any]:
         if isinstance(job.recipe.selection, Contiguous) and isinstance(metric, WindowMetric):

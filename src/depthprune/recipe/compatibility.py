@@ -20,6 +20,7 @@ def check_combination(recipe: Recipe) -> None:
     _check_who_chooses(recipe)
     _check_block(recipe)
     _check_pairs(recipe)
+    _check_sublayers(recipe)
 
 
 def _check_windows(recipe: Recipe) -> None:
@@ -119,4 +120,31 @@ def _check_pairs(recipe: Recipe) -> None:
     if recipe.selection.target_parameters is not None:
         raise UserError(
             f"{asked} counts in layers: give selection.ratio or num_removed, no target_parameters"
+        )
+
+
+def _check_sublayers(recipe: Recipe) -> None:
+    """Attentions and MLPs go one by one only by their own scores, and nothing may bring them back."""
+    if not isinstance(recipe.selection, Cuts) or not recipe.selection.in_sublayers:
+        if recipe.importance.metric == "output-change":
+            raise UserError(
+                "importance.metric=output-change scores attentions and MLPs: set selection.granularity="
+                "sublayers with selection.method=iterative or one-shot"
+            )
+        return
+    asked = "selection.granularity=sublayers"
+    if not recipe.importance.scores_sublayers:
+        can = ", ".join(name for name, metric in METRICS.items() if metric.scores_sublayers)
+        raise UserError(
+            f"importance.metric={recipe.importance.metric} does not score attentions and MLPs one by one, as "
+            f"{asked} needs: choose one of {can}"
+        )
+    if recipe.recovery.method != "none" or recipe.training.method != "none":
+        raise UserError(
+            f"{asked} leaves zeros in place of what it takes, and a recovery or a training would fill them: "
+            "choose recovery.method=none and training.method=none"
+        )
+    if recipe.selection.target_parameters is not None:
+        raise UserError(
+            f"{asked} counts sublayers: give selection.ratio or num_removed, no target_parameters"
         )

@@ -11,7 +11,7 @@ from depthprune.report.figures import percent, plural, runs
 from depthprune.report.plots import gathered
 from depthprune.report.tuned import tuning
 from depthprune.selection import Plan
-from depthprune.selection.pairs import spoken
+from depthprune.selection.pairs import named, spoken, spoken_silence
 
 STAGES = {
     "score": "scoring the layers",
@@ -48,6 +48,8 @@ def summary(run: Artifacts, model: str) -> str:
         said += f"; {merged} of them {'was' if merged == 1 else 'were'} first merged into {them}"
     if plan.mlp_from:
         said += f"; {with_other_mlps(plan)}"
+    if plan.silenced:
+        said += f"; gone alone, as zeros: {spoken_silence(plan.silenced)}"
     if run.repaired:
         noun = "layer" if len(run.repaired) == 1 else "layers"
         said += f"; {noun} {dash_ranges(run.repaired)} repaired by a linear map"
@@ -91,7 +93,7 @@ def _by(run: Artifacts) -> str:
 def round_(number: int, found: dict[str, Any]) -> dict[str, Any]:
     """One round of an iterative selection: what went, its scores, and the lowest score that stayed."""
     scores, removed = found["scores"], found["removed"]
-    if "pairs" in found:
+    if "pairs" in found or "sublayers" in found:
         return _round_of_pairs(number, found)
     staying = [score for i, score in enumerate(scores) if score is not None and i not in removed]
     return {
@@ -104,12 +106,15 @@ def round_(number: int, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _round_of_pairs(number: int, found: dict[str, Any]) -> dict[str, Any]:
-    scores = [score for score in (*found["scores"], *found["across"]) if score is not None]
+    candidates = (
+        [*found["scores"], *found["across"]] if "pairs" in found else found["mlp"] + found["attention"]
+    )
+    scores = [score for score in candidates if score is not None]
     for chosen in found["chosen"]:
         scores.remove(chosen)
     return {
         "number": number,
-        "removed": spoken(found["pairs"]),
+        "removed": spoken(found["pairs"]) if "pairs" in found else ", ".join(map(named, found["sublayers"])),
         "scores": found["chosen"],
         "lowest_kept": min(scores),
         "seconds": found["seconds"],

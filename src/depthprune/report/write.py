@@ -22,7 +22,7 @@ def write_report(root: Path) -> None:
     run = read_artifacts(root)
     write_text(own / "report.html", html_page(shown(run)))
     if run.plan is not None and run.recipe is not None:
-        if run.plan.mlp_from:
+        if run.plan.mlp_from or run.plan.silenced:
             remove(own / "mergekit.yaml")  # a merge of whole layers cannot say it
         else:
             write_text(own / "mergekit.yaml", mergekit_plan(run))

@@ -12,7 +12,7 @@ def close_calls(found: dict[str, Any], removed: Sequence[int]) -> list[str]:
 
     A layer that scores below one that went was protected: it was no choice.
     """
-    if "across" in found:
+    if "across" in found or "mlp" in found:
         return []
     if found.get("windows"):
         (distances,) = found["windows"].values()

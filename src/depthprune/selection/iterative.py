@@ -7,7 +7,7 @@ from pydantic import Field
 
 from depthprune.selection.base import Sizes
 from depthprune.selection.finite import finite
-from depthprune.selection.pairs import Cuts, gone_in, stack
+from depthprune.selection.pairs import Cuts, gone_in, silent_plan, stack
 from depthprune.selection.plan import Plan
 
 
@@ -42,5 +42,7 @@ class Iterative(Cuts):
         if self.in_pairs:
             removed, mlp_from = stack(sizes.num_layers, gone_in(found["rounds"]))
             return Plan(sizes.num_layers, removed, found["metric"], self.method, mlp_from=mlp_from)
+        if self.in_sublayers:
+            return silent_plan(sizes.num_layers, gone_in(found["rounds"]), found["metric"], self.method)
         layers = sorted(layer for round_ in found["rounds"] for layer in round_["removed"])
         return Plan(sizes.num_layers, tuple(layers), metric=found["metric"], selection=self.method)

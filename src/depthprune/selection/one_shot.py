@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from depthprune.errors import UserError
 from depthprune.selection.base import Sizes
 from depthprune.selection.finite import finite
-from depthprune.selection.pairs import Cuts, stack
+from depthprune.selection.pairs import Cuts, silent_plan, stack
 from depthprune.selection.plan import Plan, parse_layers
 from depthprune.settings import build
 
@@ -27,6 +27,10 @@ class OneShot(Cuts):
             taken = self.next_pairs(scores, across, (), sizes)
             removed, mlp_from = stack(len(scores), {part for _, pair in taken for part in pair})
             return Plan(len(scores), removed, found["metric"], self.method, mlp_from=mlp_from)
+        if self.in_sublayers:
+            both = [score for pair in zip(found["attention"], found["mlp"], strict=True) for score in pair]
+            gone = self.next_sublayers(finite(both, found["metric"]), (), sizes)
+            return silent_plan(len(scores), gone, found["metric"], self.method)
         order = self.candidates(scores)
         removed = tuple(sorted(order[: self.how_many(order, sizes)]))
         return Plan(len(scores), removed, metric=found["metric"], selection=self.method)

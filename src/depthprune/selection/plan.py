@@ -20,6 +20,7 @@ class Plan:
             recoveries that choose the layers themselves.
         search: what such a recovery tried and found, step by step.
         mlp_from: kept layer → the removed layer whose MLP, with its norms, it takes in place of its own.
+        silenced: kept layer → which of its sides add nothing, "attention" or "mlp": they stay as zeros.
         ratio: removed layers / all layers, as it came out.
         notes: what the user should know about the plan, one sentence each.
     """
@@ -33,6 +34,7 @@ class Plan:
     combined: dict[int, dict[int, float]] = field(default_factory=dict)
     search: tuple[dict[str, Any], ...] = ()
     mlp_from: dict[int, int] = field(default_factory=dict)
+    silenced: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -69,6 +71,8 @@ class Plan:
             plan["search"] = list(self.search)
         if self.mlp_from:
             plan["mlp_from"] = {str(kept): gone for kept, gone in sorted(self.mlp_from.items())}
+        if self.silenced:
+            plan["silenced"] = {str(layer): list(names) for layer, names in sorted(self.silenced.items())}
         return plan
 
     @classmethod
@@ -87,6 +91,7 @@ class Plan:
             },
             tuple(plan.get("search", ())),
             {int(kept): gone for kept, gone in plan.get("mlp_from", {}).items()},
+            {int(layer): tuple(names) for layer, names in plan.get("silenced", {}).items()},
         )
 
     def merging(self, merged_into: dict[int, int], notes: Sequence[str] = ()) -> "Plan":
