@@ -60,8 +60,9 @@ def test_every_recipe_runs_verifies_and_evaluates(tmp_path, name):
     verify(folder)
     table = json.loads((folder / "depthprune" / "eval.json").read_text())["rows"]
     if chosen.selection.method != "none":
-        removed = json.loads((folder / "depthprune" / "plan.json").read_text())["removed"]
-        assert 0 < len(removed) <= LAYERS // 2
+        plan = json.loads((folder / "depthprune" / "plan.json").read_text())
+        removed = plan["removed"]
+        assert 0 < len(removed) + len(plan.get("silenced", ())) <= LAYERS // 2
         assert table["pruned"]["layers"] == LAYERS - len(removed)
     assert (chosen.training.method != "none") == any(name.endswith("tuned") for name in table)
 

@@ -69,7 +69,7 @@ def without_each_sublayer(
             with (
                 silent(model, [sublayer], sides),
                 skipped(model, range(i), forms),
-                _replaced_input(layers[i], entering[i].clone()),
+                replaced_input(layers[i], entering[i].clone()),
             ):
                 output = _decode(model, batch)
             yield sublayer, output
