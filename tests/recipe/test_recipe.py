@@ -159,7 +159,7 @@ def test_wrong_settings_are_refused_in_one_line(overrides, message):
 
 def test_an_unknown_recipe_is_refused():
     refused("gradprunner: no such recipe or file; did you mean 'gradpruner'?", "gradprunner")
-    refused("no such recipe or file; the recipes are finetune, flatten, grad", "zzz.yaml")
+    refused("no such recipe or file; the recipes are blockpruner, finercut, finetune", "zzz.yaml")
 
 
 @pytest.mark.parametrize(
