@@ -1,7 +1,7 @@
 """The verbs on a model folder itself. None imports torch before its arguments are parsed."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,18 @@ def prune(
     prune_files(model, layers, output, trust_remote_code, mlps)
     name = terminal.one_line(str(output))
     typer.echo(f"{name}: written; `depthprune verify {name}` loads it and checks that it works")
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="Model or run folder.")],
+    output: Output,
+    format: Annotated[Literal["nemotron-nas"], typer.Option(help="The form to write.")] = "nemotron-nas",
+) -> None:
+    """Write a model in a form for engines that leave out attentions and MLPs which are zeros."""
+    from depthprune.export.nemotron_nas import export as write
+
+    done = write(model, output)
+    typer.echo(f"{terminal.one_line(str(output))}: written as {format}; {', '.join(done)}")
 
 
 def verify(

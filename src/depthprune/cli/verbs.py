@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 
 from depthprune.cli import process, terminal
 from depthprune.cli.interruption import LINE, Interrupted, interruptible
-from depthprune.cli.model_verbs import inspect, prune, verify
+from depthprune.cli.model_verbs import export, inspect, prune, verify
 from depthprune.cli.options import Json, Output
 from depthprune.cli.run_verbs import evaluate, run, score, train
 from depthprune.errors import UserError, disk_fault
@@ -41,7 +41,7 @@ def demo(output: Output = Path("out/demo"), as_json: Json = False) -> None:
 
 
 # In the order of `depthprune --help`.
-for _verb in (run, score, prune, train, evaluate, verify, inspect, methods, demo):
+for _verb in (run, score, prune, train, evaluate, verify, export, inspect, methods, demo):
     app.command()(_verb)
 
 
