@@ -1,7 +1,7 @@
 """What every part of a recipe is made of: strict settings with Hugging Face's own names."""
 
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,16 @@ class Settings(BaseModel):
     """A part of a recipe. Unknown keys are refused, so that a typo cannot pass for a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields younger than run folders that there are: at their defaults no digest counts them, so that what
+    was finished without them stays finished."""
+
+    def counted(self) -> dict[str, Any]:
+        """The values that a digest counts."""
+        values = self.model_dump(mode="json")
+        defaults = {name: type(self).model_fields[name].default for name in self.later}
+        return {key: value for key, value in values.items() if key not in defaults or value != defaults[key]}
 
 
 class TrainerSettings(Settings):

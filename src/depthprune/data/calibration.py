@@ -1,6 +1,7 @@
 """Calibration samples: the few batches that importance metrics and recoveries look at."""
 
 import random
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -40,6 +41,31 @@ def calibration_batches(
         )
     random.Random(seed).shuffle(rows)
     return list(batches(rows[:samples], tokenizer, batch_size))
+
+
+def some_rows(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    samples: int,
+    length: int,
+    batch_size: int,
+    seed: int,
+) -> list[Batch]:
+    """Batches of `samples` seeded rows at most, each cut at `length` tokens; rows of one token go."""
+    drawn = random.Random(seed).sample(range(len(rows)), min(samples, len(rows)))
+    cut: list[Row] = [{"input_ids": rows[i]["input_ids"][:length]} for i in drawn]
+    return list(batches([row for row in cut if len(row["input_ids"]) > 1], tokenizer, batch_size))
+
+
+def first_samples(samples: Sequence[Batch], count: int) -> list[Batch]:
+    """The first `count` samples of some batches, which come shuffled."""
+    found = []
+    for batch in samples:
+        here = min(count, len(batch["input_ids"]))
+        count -= here
+        if here:
+            found.append({key: value[:here] for key, value in batch.items()})
+    return found
 
 
 def _windows(examples: Examples, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Row]:

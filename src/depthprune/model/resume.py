@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.utils import ModelOutput
 
 from depthprune.errors import UserError
@@ -101,9 +102,15 @@ def _resumed(
         yield i, False, output
 
 
+def needs_neighbours(config: PretrainedConfig) -> bool:
+    """Whether layers of such a model use more of each other than hidden states."""
+    text = text_config(config)
+    return text.model_type in HAND_ON_MORE or any(getattr(text, "kv_sharing_modes", ()))
+
+
 def _check_layers_stand_alone(model: nn.Module) -> None:
-    text = text_config(unwrap(model).config)
-    if text.model_type in HAND_ON_MORE or any(getattr(text, "kv_sharing_modes", ())):
+    if needs_neighbours(unwrap(model).config):
+        text = text_config(unwrap(model).config)
         raise UserError(
             f"{text.model_type}: layers of this model use keys, values or indices that others computed, so "
             "it does not run without each of them: choose another metric, such as block-influence"

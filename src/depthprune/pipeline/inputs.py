@@ -1,6 +1,7 @@
 """What a run reads, loaded and checked before anything is computed or written."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ from depthprune.model.skeleton import skeleton
 from depthprune.model.sublayers import Sides, layer_sides
 from depthprune.model.traits import pruned_config
 from depthprune.recipe.recipe import Recipe
-from depthprune.selection import Explicit, KeepAll, Plan, Sizes
+from depthprune.selection import ByScores, Explicit, KeepAll, Plan, Sizes
 from depthprune.selection.pairs import Cuts
 from depthprune.training import FineTuning
 from depthprune.training.self_data import check_prompts
@@ -102,9 +103,15 @@ class Inputs:
         total = sum(parameter.numel() for parameter in self.skeleton.parameters())
         return Sizes(total, parameters_per_layer(self.skeleton))
 
-    def plan(self, found: dict[str, Any]) -> Plan:
-        """The plan that the recipe's selection makes of `found`, the content of scores.json."""
-        plan = self.recipe.selection.plan(found, self.sizes)
+    def plan(self, found: dict[str, Any], keep: Sequence[int] = ()) -> Plan:
+        """The plan that the recipe's selection makes of `found`, the content of scores.json.
+
+        `keep` names layers that stay whatever their score.
+        """
+        selection = self.recipe.selection
+        plan = (selection.keeping(keep) if isinstance(selection, ByScores) else selection).plan(
+            found, self.sizes
+        )
         plan = self.recipe.recovery.complete(plan, found["scores"])
         stated = cached_file(str(self.recipe.model), "config.json")
         notes = (*pattern_notes(self.config, plan.kept), *spelling_notes(read_json(Path(str(stated)))))

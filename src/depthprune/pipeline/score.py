@@ -19,6 +19,8 @@ from depthprune.model.surgery import remove_layers
 from depthprune.pipeline.job import Job
 from depthprune.pipeline.score_pairs import pair_scorer, pairs_in_rounds
 from depthprune.pipeline.score_sublayers import sublayer_scorer, sublayers_in_rounds
+from depthprune.pipeline.second_opinion import guarded
+from depthprune.recovery.stretch import gap_factors, log_norms, stretched
 from depthprune.selection import Contiguous, Iterative
 from depthprune.selection.finite import finite
 from depthprune.selection.pairs import Cuts
@@ -47,13 +49,14 @@ def score(job: Job, digest: str) -> str:
 
 def _scores(job: Job, partial: str) -> dict[str, Any]:
     """`scores`, `samples` and `rounds` of `scores.json`; finished rounds are kept in the file `partial`."""
+    selection = job.recipe.selection
+    if isinstance(selection, Iterative):
+        guard = selection.keeping(guarded(job))
+        rounds = _in_rounds
+        if selection.in_pairs or selection.in_sublayers:
+            rounds = pairs_in_rounds if selection.in_pairs else sublayers_in_rounds
+        return rounds(job, _choose_scorer(job, job.recipe.importance), guard, partial)
     scorer = _choose_scorer(job, job.recipe.importance)
-    if isinstance(job.recipe.selection, Iterative) and job.recipe.selection.in_sublayers:
-        return sublayers_in_rounds(job, scorer, job.recipe.selection, partial)
-    if isinstance(job.recipe.selection, Iterative) and job.recipe.selection.in_pairs:
-        return pairs_in_rounds(job, scorer, job.recipe.selection, partial)
-    if isinstance(job.recipe.selection, Iterative):
-        return _in_rounds(job, scorer, job.recipe.selection, partial)
     return {**scorer(()), "rounds": []}
 
 
@@ -85,6 +88,8 @@ def _scorer(job: Job, metric: Any) -> Scorer:
         return pair_scorer(job, metric, model, samples)
     if isinstance(job.recipe.selection, Cuts) and job.recipe.selection.in_sublayers:
         return sublayer_scorer(job, metric, model, samples)
+    compensates = isinstance(job.recipe.selection, Iterative) and job.recipe.selection.compensate
+    norms = log_norms(model, batches) if compensates else None
 
     def score(removed: Sequence[int]) -> dict[str, Any]:
         if isinstance(job.recipe.selection, Contiguous) and isinstance(metric, WindowMetric):
@@ -92,7 +97,7 @@ def _scorer(job: Job, metric: Any) -> Scorer:
             windows = metric.windows(model, batches, {1, length})
             block = {str(length): windows[length].tolist()}
             return {"scores": windows[1].tolist(), "windows": block, "samples": samples}
-        with skipped(model, removed):
+        with skipped(model, removed), stretched(model, {} if norms is None else gap_factors(norms, removed)):
             return {"scores": metric(model, batches).tolist(), "samples": samples}
 
     return score
@@ -144,13 +149,24 @@ def _in_rounds(job: Job, scorer: Scorer, selection: Iterative, partial: str) -> 
         scores = finite(found["scores"], metric)
         lowest = selection.next_layers(scores, removed, sizes)
         left = [None if i in removed else value for i, value in enumerate(scores)]
-        rounds.append({"removed": lowest, "scores": left, "samples": found["samples"], **cost})
+        spared = _spared(job, scores, removed, lowest)
+        rounds.append({"removed": lowest, **spared, "scores": left, "samples": found["samples"], **cost})
         removed += lowest
         log.info("%-8s round %d removes %s%s", "score", len(rounds), _listed(lowest), _left(job, rounds))
         job.state.wait_for_everyone()  # all have read the rounds before the file changes
         if job.state.is_main_process:
             job.folder.write(partial, rounds)
     return {"scores": rounds[0]["scores"], "samples": rounds[0]["samples"], "rounds": rounds}
+
+
+def _spared(
+    job: Job, scores: Sequence[float], removed: Sequence[int], lowest: Sequence[int]
+) -> dict[str, list[int]]:
+    """The layers that would have gone in this round but for the guard, where there are some."""
+    selection = job.recipe.selection
+    assert isinstance(selection, Iterative)
+    spared = sorted(set(selection.next_layers(scores, removed, job.inputs.sizes)) - set(lowest))
+    return {"spared": spared} if spared else {}
 
 
 def _listed(layers: Sequence[int]) -> str:

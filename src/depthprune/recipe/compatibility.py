@@ -6,6 +6,7 @@ from depthprune.importance.none import NoMetric
 from depthprune.importance.windows import WindowMetric
 from depthprune.recipe.recipe import Recipe
 from depthprune.recovery import RECOVERIES
+from depthprune.recovery.magnitude_compensation import MagnitudeCompensation
 from depthprune.selection import ByRecovery, Contiguous, Explicit, Iterative, KeepAll
 from depthprune.selection.pairs import Cuts
 from depthprune.training import FineTuning
@@ -21,6 +22,7 @@ def check_combination(recipe: Recipe) -> None:
     _check_block(recipe)
     _check_pairs(recipe)
     _check_sublayers(recipe)
+    _check_compensation(recipe)
 
 
 def _check_windows(recipe: Recipe) -> None:
@@ -147,4 +149,20 @@ def _check_sublayers(recipe: Recipe) -> None:
     if recipe.selection.target_parameters is not None:
         raise UserError(
             f"{asked} counts sublayers: give selection.ratio or num_removed, no target_parameters"
+        )
+
+
+def _check_compensation(recipe: Recipe) -> None:
+    """Rounds are scored on a stretched stream where scores can see it and the model will have it."""
+    if not isinstance(recipe.selection, Iterative) or not recipe.selection.compensate:
+        return
+    if recipe.importance.needs not in ("calibration", "gradients"):
+        raise UserError(
+            f"selection.compensate is true, and importance.metric={recipe.importance.metric} does not look "
+            "at calibration samples: set it to false, or choose another metric, such as block-influence"
+        )
+    if not isinstance(recipe.recovery, MagnitudeCompensation):
+        raise UserError(
+            "selection.compensate chooses layers for a compensated model, and recovery.method="
+            f"{recipe.recovery.method} does not make one: choose recovery.method=magnitude-compensation"
         )

@@ -4,6 +4,7 @@ from depthprune.recovery.base import RecoverySettings
 from depthprune.recovery.collapse import Collapse
 from depthprune.recovery.flatten.flatten import Flatten
 from depthprune.recovery.linear import Linear
+from depthprune.recovery.magnitude_compensation import MagnitudeCompensation
 from depthprune.recovery.manifold_merge import ManifoldMerge
 from depthprune.recovery.none import NoRecovery
 from depthprune.recovery.projection import Projection
@@ -15,6 +16,7 @@ RECOVERIES: dict[str, type[RecoverySettings]] = {
     "same-sign-merge": SameSignMerge,
     "projection": Projection,
     "linear": Linear,
+    "magnitude-compensation": MagnitudeCompensation,
     "replacement-layer": ReplacementLayer,
     "flatten": Flatten,
     "collapse": Collapse,

@@ -8,6 +8,7 @@ import depthprune
 from depthprune.report import story
 from depthprune.report.artifacts import Artifacts, is_hub_id, name_of
 from depthprune.report.table import evaluation_table, table_notes, table_warnings
+from depthprune.selection.guard import opinion_sentence
 
 
 def model_card(run: Artifacts) -> str:
@@ -63,7 +64,10 @@ def _layers(run: Artifacts) -> str:
     if run.repaired:
         layers = story.dash_ranges(run.repaired)
         lines.append(f"Repaired by a linear map folded into the down projection: {layers}.")
-    return "\n".join([*lines, *(f"\n{markdown(note)}" for note in run.plan.notes)])
+    notes = run.plan.notes
+    if "whole" in run.plan.opinion:
+        notes = (opinion_sentence(run.plan.opinion), *notes)
+    return "\n".join([*lines, *(f"\n{markdown(note)}" for note in notes)])
 
 
 def _results(run: Artifacts) -> str:

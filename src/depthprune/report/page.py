@@ -7,6 +7,7 @@ import yaml
 from depthprune.report import figures, plots, story
 from depthprune.report.artifacts import Artifacts, name_of
 from depthprune.report.table import evaluation_table, table_notes, table_warnings
+from depthprune.selection.guard import rounded
 
 
 def html_page(run: Artifacts) -> str:
@@ -20,7 +21,7 @@ def html_page(run: Artifacts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for show in (figures.seconds, figures.size, figures.percent, figures.plural):
+    for show in (figures.seconds, figures.size, figures.percent, figures.plural, rounded):
         jinja.filters[show.__name__] = show
     rounds = (run.scores or {}).get("rounds", [])
     template = jinja.get_template("report.html.j2")
@@ -35,6 +36,7 @@ def html_page(run: Artifacts) -> str:
         layers=_layers(run),
         course=_course(run),
         merges=sorted((run.recovery or {}).get("merged", []), key=lambda merge: merge["layer"]),
+        opinions=story.opinions(run),
         rounds=[story.round_(number, found) for number, found in enumerate(rounds, start=1)],
         repair=_repair(run),
         losses=plots.loss_curves(run.losses) if any("loss" in entry for entry in run.losses) else None,

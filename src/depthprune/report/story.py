@@ -90,6 +90,16 @@ def _by(run: Artifacts) -> str:
     return f"{metric}{over}"
 
 
+def opinions(run: Artifacts) -> list[tuple[str, str, float]]:
+    """What was cut, which layers went, and the perplexity: the whole model, the plan, and cheap controls."""
+    if run.plan is None or "whole" not in run.plan.opinion:
+        return []
+    found = run.plan.opinion
+    controls = [(one["name"], dash_ranges(one["removed"]), one["perplexity"]) for one in found["controls"]]
+    plan = ("this plan, the bare cut", dash_ranges(run.plan.removed), found["bare_cut"])
+    return [("the whole model", "–", found["whole"]), plan, *controls]
+
+
 def round_(number: int, found: dict[str, Any]) -> dict[str, Any]:
     """One round of an iterative selection: what went, its scores, and the lowest score that stayed."""
     scores, removed = found["scores"], found["removed"]

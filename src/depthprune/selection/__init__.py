@@ -1,6 +1,6 @@
 """Selections: from scores, or an explicit list, to a plan. To add one: a file, and a line in SELECTIONS."""
 
-from depthprune.selection.base import Amount, SelectionSettings, Sizes, count_from_ratio
+from depthprune.selection.base import Amount, ByScores, SelectionSettings, Sizes, count_from_ratio
 from depthprune.selection.by_recovery import ByRecovery
 from depthprune.selection.contiguous import Contiguous
 from depthprune.selection.explicit import Explicit
@@ -22,6 +22,7 @@ __all__ = [
     "SELECTIONS",
     "Amount",
     "ByRecovery",
+    "ByScores",
     "Contiguous",
     "Explicit",
     "Iterative",

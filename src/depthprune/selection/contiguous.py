@@ -3,12 +3,12 @@
 from typing import Any, ClassVar, Literal
 
 from depthprune.errors import UserError
-from depthprune.selection.base import Amount, Sizes
+from depthprune.selection.base import ByScores, Sizes
 from depthprune.selection.finite import finite
 from depthprune.selection.plan import Plan, resolve_layers
 
 
-class Contiguous(Amount):
+class Contiguous(ByScores):
     """Remove the block of K layers with the smallest distance; ties go to the deeper block.
 
     The distance is that of the whole block where the metric measures windows, else the sum of its layers'

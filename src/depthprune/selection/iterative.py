@@ -1,7 +1,7 @@
 """Iterative selection: remove the lowest-scored layer, score what is left, and again."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,9 +17,13 @@ class Iterative(Cuts):
     As GradMAP (arXiv:2602.14649), SLEB (arXiv:2402.09025) and ShortGPT's iterative variant do.
     """
 
+    later: ClassVar[tuple[str, ...]] = (*Cuts.later, "compensate")
     method: Literal["iterative"] = "iterative"
     step: int = Field(1, ge=1)
     """Layers that go in each round; the last round takes what is left."""
+    compensate: bool = False
+    """Score each round with the residual stream stretched where layers are gone, as the recovery
+    `magnitude-compensation` will do it (Prune&Comp, arXiv:2507.18212)."""
 
     def next_layers(self, scores: Sequence[float], removed: Sequence[int], sizes: Sizes) -> list[int]:
         """The layers that go now, the lowest first; none once enough have gone.

@@ -7,14 +7,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from depthprune.errors import UserError
-from depthprune.selection.base import Amount, Sizes
+from depthprune.selection.base import ByScores, Sizes
 from depthprune.selection.plan import Plan, resolve_layers
 
 Pair = tuple[int, int]
 """Two sublayers of the original model: layer i's attention is number 2i, its MLP 2i + 1."""
 
 
-class Cuts(Amount):
+class Cuts(ByScores):
     """An amount that may be taken between layers too."""
 
     granularity: Literal["layers", "sublayer-pairs", "sublayers"] = Field(

@@ -23,6 +23,7 @@ class Plan:
         silenced: kept layer → which of its sides add nothing, "attention" or "mlp": they stay as zeros.
         ratio: removed layers / all layers, as it came out.
         notes: what the user should know about the plan, one sentence each.
+        opinion: what was measured beside the scores, as `selection/guard.py` has it.
     """
 
     num_layers: int
@@ -35,6 +36,7 @@ class Plan:
     search: tuple[dict[str, Any], ...] = ()
     mlp_from: dict[int, int] = field(default_factory=dict)
     silenced: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    opinion: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -73,6 +75,8 @@ class Plan:
             plan["mlp_from"] = {str(kept): gone for kept, gone in sorted(self.mlp_from.items())}
         if self.silenced:
             plan["silenced"] = {str(layer): list(names) for layer, names in sorted(self.silenced.items())}
+        if self.opinion:
+            plan["opinion"] = self.opinion
         return plan
 
     @classmethod
@@ -92,6 +96,7 @@ class Plan:
             tuple(plan.get("search", ())),
             {int(kept): gone for kept, gone in plan.get("mlp_from", {}).items()},
             {int(layer): tuple(names) for layer, names in plan.get("silenced", {}).items()},
+            plan.get("opinion", {}),
         )
 
     def merging(self, merged_into: dict[int, int], notes: Sequence[str] = ()) -> "Plan":
