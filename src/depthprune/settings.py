@@ -34,6 +34,7 @@ class TrainerSettings(Settings):
     max_steps: int = Field(-1, ge=-1)
     """Ends training after this many optimizer steps; −1 follows `num_train_epochs`."""
     per_device_train_batch_size: int = Field(8, ge=1)
+    """In several passes where the activations of so many rows would not fit; the weights are the same."""
     gradient_accumulation_steps: int = Field(8, ge=1)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup_steps: float = Field(0.03, ge=0)
@@ -45,7 +46,7 @@ class TrainerSettings(Settings):
     max_length: int = Field(2048, ge=8)
     """Longer rows lose their end; the model's own context caps it."""
     gradient_checkpointing: bool | None = None
-    """Recompute activations in the backward pass. By default on an accelerator only."""
+    """Recompute activations in the backward pass. By default on an accelerator, or where one row needs it."""
     bf16: bool | None = None
     """bfloat16 autocast. By default where an accelerator supports it, or the recipe's `arithmetic` has it."""
 

@@ -17,6 +17,7 @@ from depthprune.settings import LoraSettings, TrainerSettings
 from depthprune.training.base import FineTuning, Start, uses_bf16
 from depthprune.training.checkpoints import Manifests, newest_checkpoint
 from depthprune.training.lora import lora_config
+from depthprune.training.rows_at_once import fit_rows
 from depthprune.training.time_left import TimeLeft
 from depthprune.training.trained import trained_tensors
 
@@ -59,12 +60,13 @@ def sft_trainer(
         "peft_config": lora_config(model, settings) if isinstance(settings, LoraSettings) else None,
         "callbacks": [*callbacks, Manifests()],
     }
-    trainer = SFTTrainer(**options) if teacher is None else _distilling(teacher, options)
-    trained: Any = trainer.model
-    for parameter in trained.parameters():
+    trainer: Any = SFTTrainer(**options) if teacher is None else _distilling(teacher, options)
+    for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL casts adapters on a quantised base to bfloat16
             parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
+    longest = max(map(len, dataset["input_ids"]))
+    trainer.rows = fit_rows(trainer, longest, settings.gradient_checkpointing)
     return trainer
 
 
@@ -142,6 +144,7 @@ def fine_tune(
         trainer: Any = sft_trainer(model, tokenizer, dataset, settings, folder, seed, told, teacher)
         trains = trained_tensors(trainer.model)
         log.info("trains %s", _said(trains))
+        trains |= trainer.rows
         checkpoint = newest_checkpoint(folder)
         if checkpoint is not None:
             log.info("training goes on from %s", checkpoint.name)
