@@ -40,7 +40,8 @@ def fit_rows(trainer: Any, longest: int, checkpointing: bool | None) -> dict[str
     if wanted * longest * NEVER_MORE * _widths(model) < room:
         return found
     kept = kept_bytes(model, longest)
-    layers, hidden = len(decoder_layers(model)), unwrap(model).get_input_embeddings().weight.shape[1]
+    embedding: Any = unwrap(model).get_input_embeddings()
+    layers, hidden = len(decoder_layers(model)), embedding.weight.shape[1]
     lean = kept / layers + 4 * layers * hidden * longest
     rows, anew = choose_rows(
         wanted, lean if anew else kept, lean if checkpointing is None else None, room, anew
