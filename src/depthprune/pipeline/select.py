@@ -75,7 +75,7 @@ def _decided(job: Job) -> Plan:
     assert isinstance(selection, ByRecovery)
     model = job.load(str(job.recipe.model), job.arithmetic.weights(job.dtype))
     plan = job.recipe.recovery.choose(
-        model, Evidence(batches=job.inputs.batches), selection, job.inputs.sizes
+        model, Evidence(batches=job.inputs.batches, dtype=job.dtype), selection, job.inputs.sizes
     )
     _check_config(job, plan)
     return plan

@@ -37,6 +37,7 @@ def html_page(run: Artifacts) -> str:
         course=_course(run),
         merges=sorted((run.recovery or {}).get("merged", []), key=lambda merge: merge["layer"]),
         opinions=story.opinions(run),
+        flattened=(run.recovery or {}).get("steps", []),
         rounds=[story.round_(number, found) for number, found in enumerate(rounds, start=1)],
         repair=_repair(run),
         losses=plots.loss_curves(run.losses) if any("loss" in entry for entry in run.losses) else None,

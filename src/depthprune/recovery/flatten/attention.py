@@ -1,6 +1,7 @@
 """One attention out of two: which groups of heads stay, and what they write."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +9,18 @@ from torch import Tensor, nn
 from depthprune.errors import UserError
 from depthprune.recovery.flatten.first_pass import FirstPass, attention_tokens
 from depthprune.recovery.flatten.fit import ridge, without_worst_groups
-from depthprune.recovery.flatten.merge import Units, effective_writes, neutral_norm, put_reads, put_writes
+from depthprune.recovery.flatten.merge import (
+    Units,
+    effective_writes,
+    neutral_norm,
+    put_reads,
+    put_writes,
+    writes_in_stream,
+)
 from depthprune.recovery.flatten.norms import norm_after
 from depthprune.recovery.flatten.pair import Heads, Pair
-from depthprune.recovery.flatten.solve import Written, missed, solutions
+from depthprune.recovery.flatten.solve import Written, missed, solved
+from depthprune.recovery.through_norm import TokenBatches, held_if_small
 
 
 class Attention:
@@ -22,13 +31,18 @@ class Attention:
         fit: what they write.
     """
 
-    def __init__(self, pair: Pair, found: FirstPass, heads: Heads, rhos: Sequence[float]) -> None:
+    def __init__(
+        self, pair: Pair, found: FirstPass, heads: Heads, rhos: Sequence[float], refine: bool
+    ) -> None:
         """Of several strengths of the ridge, the one that misses least on the held-out samples."""
         self.pair, self.found, self.heads = pair, found, heads
         self.branch, self.like = pair.parts.attention, pair.sources[heads == "second"]
         self.start = effective_writes(pair.sources, self.branch, self.like, found.lengths[0])
-        fits = list(self._fits(rhos))
-        self.groups, self.fit = fits[0] if len(fits) == 1 else min(fits, key=self._missed)
+        if self.branch.after is None:
+            fits = list(self._fits(rhos))
+            self.groups, self.fit = min(fits, key=self._missed) if len(rhos) > 1 else fits[0]
+        else:
+            self.groups, self.fit = self._fit_through_norm(rhos, refine)
 
     def put(self, target: nn.Module) -> None:
         """Gives a copy of the layer with the heads its new attention."""
@@ -44,33 +58,32 @@ class Attention:
     def _missed(self, found: tuple[Units, Written]) -> float:
         groups, fit = found
         columns = self._columns(groups)
-        return missed(
-            lambda: attention_tokens(self.pair, self.pair.held_out, columns),
-            fit,
-            norm_after(self.like, self.branch),
-        )
+        return missed(lambda: ((z[:, columns], t, w) for z, t, w in self._held_out()), fit, None)
+
+    @cached_property
+    def _held_out(self) -> TokenBatches:
+        every = torch.arange(len(self.start), device=self.start.device)
+        return held_if_small(lambda: attention_tokens(self.pair, self.pair.held_out, every))
 
     def _fits(self, rhos: Sequence[float]) -> Iterator[tuple[Units, Written]]:
-        if self.branch.after is not None:
-            yield from self._fits_through_norm(rhos)
-            return
         grams = self.found.grams
         for rho in rhos:
             groups = self._groups_left(rho * grams.scale)
             fit = ridge(grams, self.start, self._columns(groups), rho * grams.scale)
             yield groups, Written(rho, fit.weight, grams.intercept(fit))
 
-    def _fits_through_norm(self, rhos: Sequence[float]) -> Iterator[tuple[Units, Written]]:
+    def _fit_through_norm(self, rhos: Sequence[float], refine: bool) -> tuple[Units, Written]:
         groups = self._strongest_groups()
-        columns = self._columns(groups)
-        for fit in solutions(
-            lambda: attention_tokens(self.pair, self.pair.fit, columns),
+        columns, after = self._columns(groups), norm_after(self.like, self.branch)
+        return groups, solved(
+            lambda states: attention_tokens(self.pair, states, columns),
+            self.pair,
             self.start[columns],
-            norm_after(self.like, self.branch),
+            after,
             False,
             rhos,
-        ):
-            yield groups, fit
+            refine,
+        )
 
     def _groups_left(self, penalty: float) -> Units:
         """By backward elimination, where both layers' are to be had."""
@@ -84,7 +97,9 @@ class Attention:
         """Those that write most, where both layers' are to be had: a norm stands before any sum of them."""
         if self.heads != "both":
             return self._all_of_one()
-        each = self.found.heads * self.start.square().sum(dim=1)
+        each = self.found.heads * torch.cat(writes_in_stream(self.pair.sources, self.branch)).square().sum(
+            dim=1
+        )
         strength = torch.stack([each[columns].sum() for columns in self._columns_of_groups])
         keep = len(strength) // 2
         return Units.of_both(strength.topk(keep).indices.sort().values.cpu(), keep)

@@ -18,9 +18,9 @@ class FirstPass:
     Attributes:
         grams: heads of both on the input of a, and what both attentions gave in turn; empty where a norm
             comes after the attention.
-        heads, channels: Σ w·z² of what enters the last linears, [2n] and [2F]; the heads' on the input of a,
-            the channels' where they are.
-        lengths: of attention and of MLP: the usual length of what either layer writes.
+        heads, channels: Σ w·z² of what enters the last linears, [2n] and [2F], z over the length of what they
+            write where a norm follows; the heads' on the input of a, the channels' where they are.
+        lengths: of attention and of MLP: the usual root mean square of what either layer writes.
     """
 
     grams: Grams
@@ -31,19 +31,25 @@ class FirstPass:
 
 def first_pass(pair: Pair) -> FirstPass:
     """The layers on the samples to fit on: three passes of one layer."""
-    attention = pair.parts.attention
-    grams = Grams(centred=pair.has_bias(attention.writes))
+    branches = pair.parts.attention, pair.parts.mlp
+    grams = Grams(centred=pair.has_bias(branches[0].writes))
     energies = [torch.zeros(()), torch.zeros(())]
-    squares, tokens = torch.zeros(2, 2), 0
+    inverse, total = torch.zeros(2, 2, dtype=torch.float64), 0.0
     for state in pair.fit:
-        heads, target, channels, squared = _as_they_are(pair, state)
-        if attention.after is None:
-            grams.add(heads, target, state.weights)
+        heads, target, channels, squares = _as_they_are(pair, state)
+        weights = state.weights
+        if branches[0].after is None:
+            grams.add(heads, target, weights)
         for i, units in enumerate((heads, channels)):
-            here = (state.weights[:, None] * units.double().square()).sum(0)
+            # A norm divides by the length of each token, which massive activations make very unlike.
+            divided = (1 / squares[i] if branches[i].after else torch.ones_like(squares[i])) * weights
+            here = torch.cat(
+                [part.double().square().mT @ by for part, by in zip(units.chunk(2, -1), divided, strict=True)]
+            )
             energies[i] = energies[i].to(here) + here
-        squares, tokens = squares + squared, tokens + len(target)
-    lengths = (squares / tokens).sqrt().tolist()
+        inverse += (weights / squares).sum(-1).cpu()
+        total += float(weights.sum())
+    lengths = (total / inverse).sqrt().tolist()
     return FirstPass(grams, energies[0], energies[1], (lengths[0], lengths[1]))
 
 
@@ -58,17 +64,20 @@ def attention_tokens(
 
 @torch.no_grad()
 def _as_they_are(pair: Pair, state: PairStates) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the real tokens: heads of both, their target, channels of both; and sums of mean squares, [2, 2]."""
+    """Of the real tokens: heads of both, their target, channels of both, mean squares written [2, 2, tokens].
+
+    The mean squares are of attention and of MLP, of the first layer and of the second, before a norm.
+    """
     writes = [pair.parts.attention.writes, pair.parts.mlp.writes]
     given, real = written(pair.parts.attention), state.real
     one, other = (Watched(layer, [*writes, given]) for layer in pair.wide)
     between, entered_a, left_a = one(state.calls[0], state.before)
     _, in_place, left_b = other(state.calls[1], between)
     _, entered_b, _ = other(state.calls[1], state.before)
-    squares = [[left[path][real].square().mean(-1).sum() for left in (left_a, left_b)] for path in writes]
+    squares = [[left[path][real].double().square().mean(-1) for left in (left_a, left_b)] for path in writes]
     return (
         torch.cat([entered_a[writes[0]], entered_b[writes[0]]], dim=-1)[real],
         (left_a[given] + left_b[given])[real],
         torch.cat([entered_a[writes[1]], in_place[writes[1]]], dim=-1)[real],
-        torch.tensor(squares),
+        torch.stack([torch.stack(of_both) for of_both in squares]).clamp_min(1e-12),
     )

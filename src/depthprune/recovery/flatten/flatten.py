@@ -57,7 +57,7 @@ class Flatten(RecoverySettings):
         """Flattens pair after pair until enough layers are gone, and puts everything back."""
         from depthprune.recovery.flatten.search import Search
 
-        search = Search(model, evidence.batches, self.held_out, self.rho)
+        search = Search(model, evidence, self.held_out, self.rho)
         removable = selection.removable(sizes)
         errors: dict[tuple[int, int], float] = {}
         try:
@@ -75,7 +75,7 @@ class Flatten(RecoverySettings):
         """Flattens as the plan says: step by step, or each layer that others remove into a kept one."""
         from depthprune.recovery.flatten.search import Search
 
-        search = Search(model, evidence.batches, self.held_out, self.rho)
+        search = Search(model, evidence, self.held_out, self.rho)
         before = search.loss
         if plan.search:
             for step in plan.search:

@@ -1,9 +1,9 @@
 """The ways to make one layer of a pair: cut the other, refit one's MLP, or flatten both into one."""
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +12,21 @@ from depthprune.model.parts import Branch
 from depthprune.recovery.flatten.attention import Attention
 from depthprune.recovery.flatten.first_pass import FirstPass, first_pass
 from depthprune.recovery.flatten.layout import rows
-from depthprune.recovery.flatten.merge import Units, effective_writes, neutral_norm, put_reads, put_writes
+from depthprune.recovery.flatten.merge import (
+    Units,
+    effective_writes,
+    neutral_norm,
+    put_reads,
+    put_writes,
+    writes_in_stream,
+)
 from depthprune.recovery.flatten.norms import norm_after
 from depthprune.recovery.flatten.pair import Heads, Pair, written
-from depthprune.recovery.flatten.solve import Written, solutions
-from depthprune.recovery.flatten.stream import Watched, in_float32
-from depthprune.recovery.through_norm import TokenBatches
+from depthprune.recovery.flatten.solve import Tokens, Written, solved
+from depthprune.recovery.flatten.stream import PairStates, Watched, in_float32
 
 # The energy of a channel that no sample woke, as a share of the mean.
 ASLEEP = 1e-6
-
-Tokens = Iterable[tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,9 @@ class Made:
 class Making:
     """Makes layers of a pair; what several of them need is computed once."""
 
-    def __init__(self, pair: Pair, rhos: Sequence[float]) -> None:
-        self.pair, self.rhos = pair, rhos
+    def __init__(self, pair: Pair, rhos: Sequence[float], dtype: torch.dtype | None = None) -> None:
+        """`dtype` is that of the checkpoint: what is made is rounded to it before it is judged."""
+        self.pair, self.rhos, self.dtype = pair, rhos, dtype
         self.attention, self.mlp = pair.parts.attention, pair.parts.mlp
 
     def cut(self, place: int) -> Made:
@@ -60,65 +65,69 @@ class Making:
     def refit(self, place: int, rhos: Sequence[float] | None = None) -> Made:
         """One of the two, 0 or 1, with what its MLP writes fitted to what both did."""
         heads, source = _side(place), self.pair.sources[place]
+        layer = copy.deepcopy(source)
         start = rows(source.get_submodule(self.mlp.writes)).mT.double()
-        fits = self._solved(
-            self.mlp, lambda: self._mlp_tokens(source, heads), start, source, rhos or self.rhos
+        fit = self._solved(
+            self.mlp, partial(self._mlp_tokens, source, heads), start, source, rhos or self.rhos
         )
-        found = []
-        for fit in fits:
-            layer = copy.deepcopy(source)
-            put_writes(layer, self.mlp, fit)
-            found.append(Made(layer, "refit", self._error(layer, heads), heads, (None, fit.rho)))
-        return min(found, key=lambda made: made.error)
+        put_writes(layer, self.mlp, fit)
+        return Made(layer, "refit", self._error(layer, heads), heads, (None, fit.rho))
 
-    def flatten(self, heads: Heads, rhos: tuple[Sequence[float], Sequence[float]] | None = None) -> Made:
+    def flatten(
+        self,
+        heads: Heads,
+        rhos: tuple[Sequence[float], Sequence[float]] | None = None,
+        refine: bool = True,
+    ) -> Made:
         """Both in one: attention first, then the MLP on the stream behind it."""
         for_attention, for_mlp = rhos or (self.rhos, self.rhos)
-        target = copy.deepcopy(self.pair.sources[heads == "second"])
-        attention = Attention(self.pair, self._first_pass, heads, for_attention)
-        attention.put(target)
-        put_reads(target, self.pair.sources, self.mlp, self.pair.channels, self._channels)
-        neutral_norm(target, self.mlp)
-        found = []
-        for layer, rho in self._with_mlp(target, heads, for_mlp):
-            error, channels = self._error(layer, heads), self._channels.counts
-            strengths, groups = (attention.fit.rho, rho), attention.groups.counts
-            found.append(Made(layer, "flatten", error, heads, strengths, groups, channels))
-        return min(found, key=lambda made: made.error)
+        layer = copy.deepcopy(self.pair.sources[heads == "second"])
+        attention = Attention(self.pair, self._first_pass, heads, for_attention, refine)
+        attention.put(layer)
+        put_reads(layer, self.pair.sources, self.mlp, self.pair.channels, self._channels)
+        neutral_norm(layer, self.mlp)
+        strengths = attention.fit.rho, self._put_mlp(layer, heads, for_mlp, refine)
+        groups, channels = attention.groups.counts, self._channels.counts
+        return Made(layer, "flatten", self._error(layer, heads), heads, strengths, groups, channels)
 
     def _error(self, layer: nn.Module, heads: Heads) -> float:
+        if self.dtype is not None:
+            for parameter in layer.parameters():
+                parameter.data = parameter.data.to(self.dtype).to(parameter.dtype)
         return self.pair.error(layer, heads, self.pair.held_out)
 
     def _solved(
-        self, branch: Branch, tokens: TokenBatches, start: Tensor, like: nn.Module, rhos: Sequence[float]
-    ) -> list[Written]:
-        """The fits of what a branch of `like` writes, one for each ρ."""
-        return solutions(tokens, start, norm_after(like, branch), self.pair.has_bias(branch.writes), rhos)
+        self,
+        branch: Branch,
+        tokens: Callable[[Sequence[PairStates]], Tokens],
+        start: Tensor,
+        like: nn.Module,
+        rhos: Sequence[float],
+        refine: bool = True,
+    ) -> Written:
+        """What a branch of `like` is to write."""
+        after, has_bias = norm_after(like, branch), self.pair.has_bias(branch.writes)
+        return solved(tokens, self.pair, start, after, has_bias, rhos, refine)
 
     @cached_property
     def _first_pass(self) -> FirstPass:
         return first_pass(self.pair)
 
-    def _with_mlp(
-        self, target: nn.Module, heads: Heads, rhos: Sequence[float]
-    ) -> Iterator[tuple[nn.Module, float]]:
-        """The target with what its MLP writes fitted, its attention once more where both read the same."""
+    def _put_mlp(self, layer: nn.Module, heads: Heads, rhos: Sequence[float], refine: bool) -> float:
+        """Fits what the MLP writes, and the attention once more where both read the same; returns ρ."""
         like = self.pair.sources[heads == "second"]
         start = self._mlp_start(like)[self._chosen]
         if not self.pair.parts.parallel:
-            for fit in self._solved(self.mlp, lambda: self._mlp_tokens(target, heads), start, like, rhos):
-                layer = copy.deepcopy(target)
-                put_writes(layer, self.mlp, fit)
-                yield layer, fit.rho
-            return
-        own = rows(target.get_submodule(self.attention.writes)).mT.double()
-        both = torch.cat([own, start])
-        for fit in self._solved(self.attention, lambda: self._joint_tokens(target, heads), both, like, rhos):
-            layer = copy.deepcopy(target)
-            zero = None if fit.intercept is None else torch.zeros_like(fit.intercept)
-            put_writes(layer, self.attention, Written(fit.rho, fit.weight[: len(own)], fit.intercept))
-            put_writes(layer, self.mlp, Written(fit.rho, fit.weight[len(own) :], zero))
-            yield layer, fit.rho
+            fit = self._solved(self.mlp, partial(self._mlp_tokens, layer, heads), start, like, rhos, refine)
+            put_writes(layer, self.mlp, fit)
+            return fit.rho
+        own = rows(layer.get_submodule(self.attention.writes)).mT.double()
+        tokens = partial(self._joint_tokens, layer, heads)
+        fit = self._solved(self.attention, tokens, torch.cat([own, start]), like, rhos, refine)
+        zero = None if fit.intercept is None else torch.zeros_like(fit.intercept)
+        put_writes(layer, self.attention, Written(fit.rho, fit.weight[: len(own)], fit.intercept))
+        put_writes(layer, self.mlp, Written(fit.rho, fit.weight[len(own) :], zero))
+        return fit.rho
 
     def _mlp_start(self, like: nn.Module) -> Tensor:
         return effective_writes(self.pair.sources, self.mlp, like, self._first_pass.lengths[1])
@@ -129,27 +138,27 @@ class Making:
         energy = self._first_pass.channels
         # One that these samples never woke is worth what it writes, a little.
         energy = energy + ASLEEP * energy.mean()
-        strength = energy * self._mlp_start(self.pair.sources[0]).square().sum(dim=1)
+        strength = energy * torch.cat(writes_in_stream(self.pair.sources, self.mlp)).square().sum(dim=1)
         return strength.topk(len(self.pair.channels)).indices.sort().values
 
     @property
     def _channels(self) -> Units:
         return Units.of_both(self._chosen.cpu(), len(self.pair.channels))
 
-    def _mlp_tokens(self, layer: nn.Module, heads: Heads) -> Tokens:
+    def _mlp_tokens(self, layer: nn.Module, heads: Heads, states: Sequence[PairStates]) -> Tokens:
         """A layer's channels on the input of the pair, and what is missing behind its attention."""
         given, mlp = written(self.attention), self.mlp.writes
         watched = Watched(in_float32(layer), [given, mlp])
-        for state in self.pair.fit:
+        for state in states:
             _, entered, left = watched(state.calls[heads == "second"], state.before)
             missing = (state.after - state.before) / self.pair.multiplier - left[given]
             yield entered[mlp][state.real], missing[state.real], state.weights
 
-    def _joint_tokens(self, layer: nn.Module, heads: Heads) -> Tokens:
+    def _joint_tokens(self, layer: nn.Module, heads: Heads, states: Sequence[PairStates]) -> Tokens:
         """Where attention and MLP read the same: what both write is fitted together."""
         paths = [self.attention.writes, self.mlp.writes]
         watched = Watched(in_float32(layer), paths)
-        for state in self.pair.fit:
+        for state in states:
             _, entered, _ = watched(state.calls[heads == "second"], state.before)
             features = torch.cat([entered[path] for path in paths], dim=-1)
             missing = (state.after - state.before) / self.pair.multiplier

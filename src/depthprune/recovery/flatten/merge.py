@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from depthprune.model.parts import Branch
 from depthprune.recovery.flatten.layout import Layout, rows
-from depthprune.recovery.flatten.norms import absorbed, affine, neutralise, set_gain
+from depthprune.recovery.flatten.norms import absorbed, affine, neutralise, norm_after, set_gain
 from depthprune.recovery.flatten.solve import Written
 
 # Below this share of the mean a gain lets nothing through that could be expressed in it.
@@ -83,6 +83,16 @@ def put_writes(target: nn.Module, branch: Branch, written: Written) -> None:
 
 
 @torch.no_grad()
+def writes_in_stream(pair: Sequence[nn.Module], branch: Branch) -> list[Tensor]:
+    """What either layer's last linear writes, [n, d], times the gain of the norm after it if there is one."""
+    found = []
+    for layer in pair:
+        linear, after = rows(layer.get_submodule(branch.writes)).mT.double(), norm_after(layer, branch)
+        found.append(linear if after is None else linear * after.gain.double())
+    return found
+
+
+@torch.no_grad()
 def effective_writes(
     pair: Sequence[nn.Module], branch: Branch, like: nn.Module, lengths: Sequence[float]
 ) -> Tensor:
@@ -94,16 +104,15 @@ def effective_writes(
     Args:
         lengths: the usual length that the norm divides by, of either layer.
     """
-    linears = [rows(layer.get_submodule(branch.writes)).mT.double() for layer in pair]
-    if branch.after is None:
+    linears, after = writes_in_stream(pair, branch), norm_after(like, branch)
+    if after is None:
         return torch.cat(linears)
-    gains = [affine(layer.get_submodule(branch.after)).gain.double() for layer in pair]
-    own = affine(like.get_submodule(branch.after)).gain.double()
+    own = after.gain.double()
     small = own.abs() < SMALL_GAIN * own.abs().mean()
     scale = lengths[[layer is like for layer in pair].index(True)]
     return torch.cat(
         [
-            linear * torch.where(small, 0, gain / own) * (scale / length)
-            for linear, gain, length in zip(linears, gains, lengths, strict=True)
+            torch.where(small, 0, linear / own) * (scale / length)
+            for linear, length in zip(linears, lengths, strict=True)
         ]
     )

@@ -15,11 +15,11 @@ from depthprune.model.head import IGNORED, next_tokens
 from depthprune.model.resume import replaced_input
 from depthprune.model.traits import OWN_INDEX
 from depthprune.recovery.activations import mean_loss
+from depthprune.recovery.base import Evidence
 from depthprune.recovery.flatten.making import Made, Making
 from depthprune.recovery.flatten.pair import Heads, Pair
 from depthprune.recovery.flatten.stream import Stream
 from depthprune.recovery.held_out import split_samples
-from depthprune.recovery.states import Batch
 
 Places = tuple[int, int]
 
@@ -67,12 +67,10 @@ class Search:
         loss: the held-out cross-entropy as it is now.
     """
 
-    def __init__(
-        self, model: nn.Module, batches: Sequence[Batch], held_out: float, rhos: Sequence[float]
-    ) -> None:
-        self.model, self.rhos = model, rhos
+    def __init__(self, model: nn.Module, evidence: Evidence, held_out: float, rhos: Sequence[float]) -> None:
+        self.model, self.rhos, self.dtype = model, rhos, evidence.dtype
         self.layers = decoder_layers(model)
-        fit, self.held_out = split_samples(batches, held_out)
+        fit, self.held_out = split_samples(evidence.batches, held_out)
         self.streams = Stream(model, fit), Stream(model, self.held_out)
         self.removed: list[int] = []
         self.steps: list[Step] = []
@@ -93,7 +91,7 @@ class Search:
         fit, held_out = (stream.pairs(self.left, wanted) for stream in self.streams)
         for (places, fitted), (_, held) in zip(fit, held_out, strict=True):
             try:
-                yield Making(Pair(self.model, places, fitted, held), self.rhos)
+                yield Making(Pair(self.model, places, fitted, held), self.rhos, self.dtype)
             except UserError as reason:
                 self._refused[places] = str(reason)
 
@@ -103,7 +101,7 @@ class Search:
         middle = self.rhos[len(self.rhos) // 2]
         for making in self.makings(wanted):
             pair = making.pair
-            ways = [making.flatten(heads, ((middle,), (middle,))) for heads in pair.origins]
+            ways = [making.flatten(heads, ((middle,), (middle,)), refine=False) for heads in pair.origins]
             found[pair.first, pair.second] = min(made.error for made in ways)
         return found
 
