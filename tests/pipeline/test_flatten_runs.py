@@ -67,6 +67,15 @@ def test_it_repairs_what_another_method_chose(tmp_path, name):
     assert "chosen by" in (folder / "README.md").read_text()
 
 
+def test_a_layer_trained_on_the_pair_is_a_candidate_and_made_again_alike(tmp_path):
+    settings = {"recovery.refine": "local", "selection.num_removed": 1, "selection.ratio": None}
+    folder = run(small(tmp_path, **settings), tmp_path / "out", until="prune")
+    (step,) = own(folder, "plan.json")["search"]
+    plain = run(small(tmp_path, **{**settings, "recovery.refine": "none"}), tmp_path / "plain", until="prune")
+    assert step["loss"] <= own(plain, "plan.json")["search"][0]["loss"]
+    assert own(folder, "recovery.json")["steps"] == [step]
+
+
 def test_protected_layers_stay(tmp_path):
     folder = run(small(tmp_path, **{"selection.protect": [0, 1, 2, 3]}), tmp_path / "out", until="select")
     assert own(folder, "plan.json")["removed"] == [4, 5]

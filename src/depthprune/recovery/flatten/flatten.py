@@ -41,6 +41,9 @@ class Flatten(RecoverySettings):
     """How many pairs are tried by their loss."""
     rho: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.01, 0.1, 1.0), min_length=1)
     """Candidates for the strength of the ridges: λ = ρ·tr(G)/n."""
+    refine: Literal["none", "local"] = "none"
+    """`local`: one layer trained on what the pair gives, from the best cut and from the best other start, is
+    among the candidates."""
     held_out: float = Field(0.25, gt=0, lt=1)
     """The share of the calibration samples that choose."""
 
@@ -57,7 +60,7 @@ class Flatten(RecoverySettings):
         """Flattens pair after pair until enough layers are gone, and puts everything back."""
         from depthprune.recovery.flatten.search import Search
 
-        search = Search(model, evidence, self.held_out, self.rho)
+        search = Search(model, evidence, self.held_out, self.rho, self.refine == "local")
         removable = selection.removable(sizes)
         errors: dict[tuple[int, int], float] = {}
         try:
@@ -75,7 +78,7 @@ class Flatten(RecoverySettings):
         """Flattens as the plan says: step by step, or each layer that others remove into a kept one."""
         from depthprune.recovery.flatten.search import Search
 
-        search = Search(model, evidence, self.held_out, self.rho)
+        search = Search(model, evidence, self.held_out, self.rho, self.refine == "local")
         before = search.loss
         if plan.search:
             for step in plan.search:

@@ -60,9 +60,9 @@ class Making:
     def cut(self, place: int) -> Made:
         """One of the two as it is, 0 or 1."""
         layer = copy.deepcopy(self.pair.sources[place])
-        return Made(layer, "cut", self._error(layer, _side(place)), _side(place))
+        return Made(layer, "cut", self.error(layer, _side(place)), _side(place))
 
-    def refit(self, place: int, rhos: Sequence[float] | None = None) -> Made:
+    def refit(self, place: int, rhos: Sequence[float] | None = None, refine: bool = True) -> Made:
         """One of the two, 0 or 1, with what its MLP writes fitted to what both did."""
         heads, source = _side(place), self.pair.sources[place]
         layer = copy.deepcopy(source)
@@ -71,7 +71,7 @@ class Making:
             self.mlp, partial(self._mlp_tokens, source, heads), start, source, rhos or self.rhos
         )
         put_writes(layer, self.mlp, fit)
-        return Made(layer, "refit", self._error(layer, heads), heads, (None, fit.rho))
+        return Made(layer, "refit", self.error(layer, heads), heads, (None, fit.rho))
 
     def flatten(
         self,
@@ -88,9 +88,10 @@ class Making:
         neutral_norm(layer, self.mlp)
         strengths = attention.fit.rho, self._put_mlp(layer, heads, for_mlp, refine)
         groups, channels = attention.groups.counts, self._channels.counts
-        return Made(layer, "flatten", self._error(layer, heads), heads, strengths, groups, channels)
+        return Made(layer, "flatten", self.error(layer, heads), heads, strengths, groups, channels)
 
-    def _error(self, layer: nn.Module, heads: Heads) -> float:
+    def error(self, layer: nn.Module, heads: Heads) -> float:
+        """Of a layer, rounded in place to the dtype of the checkpoint, on the held-out samples."""
         if self.dtype is not None:
             for parameter in layer.parameters():
                 parameter.data = parameter.data.to(self.dtype).to(parameter.dtype)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,7 @@ from depthprune.model.resume import replaced_input
 from depthprune.model.traits import OWN_INDEX
 from depthprune.recovery.activations import mean_loss
 from depthprune.recovery.base import Evidence
+from depthprune.recovery.flatten.local import EPOCHS, trained
 from depthprune.recovery.flatten.making import Made, Making
 from depthprune.recovery.flatten.pair import Heads, Pair
 from depthprune.recovery.flatten.stream import Stream
@@ -31,6 +32,7 @@ class Step:
     Attributes:
         first, second: the pair; one of them is `kept`, in its place in the model.
         how: `flatten`, `refit` (the kept layer's MLP fitted to the pair), or `cut`.
+        epochs: of training from there, 0 where that was not asked or did not help.
         heads: where the attention comes from.
         rho: the strengths of the ridges of attention and MLP.
         groups, channels: how many come from the first and from the second.
@@ -48,6 +50,7 @@ class Step:
     channels: tuple[int, int] | None
     error: float
     loss: float
+    epochs: int = 0
 
     @property
     def removed(self) -> int:
@@ -67,8 +70,16 @@ class Search:
         loss: the held-out cross-entropy as it is now.
     """
 
-    def __init__(self, model: nn.Module, evidence: Evidence, held_out: float, rhos: Sequence[float]) -> None:
-        self.model, self.rhos, self.dtype = model, rhos, evidence.dtype
+    def __init__(
+        self,
+        model: nn.Module,
+        evidence: Evidence,
+        held_out: float,
+        rhos: Sequence[float],
+        trains: bool = False,
+    ) -> None:
+        """With `trains`, one layer trained on the pair is among the candidates."""
+        self.model, self.rhos, self.dtype, self.trains = model, rhos, evidence.dtype, trains
         self.layers = decoder_layers(model)
         fit, self.held_out = split_samples(evidence.batches, held_out)
         self.streams = Stream(model, fit), Stream(model, self.held_out)
@@ -96,14 +107,25 @@ class Search:
                 self._refused[places] = str(reason)
 
     def errors(self, wanted: Collection[Places]) -> dict[Places, float]:
-        """The error of each flattened pair at its output, ∞ where it cannot be flattened."""
+        """The smallest error of each pair made one at its output, ∞ where it cannot be one."""
         found = dict.fromkeys(wanted, float("inf"))
-        middle = self.rhos[len(self.rhos) // 2]
+        middle = (self.rhos[len(self.rhos) // 2],)
         for making in self.makings(wanted):
             pair = making.pair
-            ways = [making.flatten(heads, ((middle,), (middle,)), refine=False) for heads in pair.origins]
-            found[pair.first, pair.second] = min(made.error for made in ways)
+            made = [making.refit(place, middle, refine=False) for place in (0, 1)]
+            # Through a norm a closed form is only a start, and a refit ranks as well for half of the work.
+            for heads in pair.origins if making.mlp.after is None else ():
+                made += self._flattened(making, heads, (middle, middle), refine=False)
+            found[pair.first, pair.second] = min(one.error for one in made)
         return found
+
+    def _flattened(self, making: Making, *arguments: Any, **options: Any) -> list[Made]:
+        """The flattened layer, or none where a pair can only be refitted."""
+        try:
+            return [making.flatten(*arguments, **options)]
+        except UserError as reason:
+            self._refused[making.pair.first, making.pair.second] = str(reason)
+            return []
 
     def refusal(self) -> UserError:
         """What to raise where no pair is left that can become one layer."""
@@ -119,12 +141,32 @@ class Search:
         for making in self.makings(wanted):
             pair = making.pair
             before = self.streams[1].before(pair.first, self.left)
-            for made, kept in ways(making, removable):
+            for made, kept in self._ways(making, removable):
                 loss = self._loss_with(pair, made.layer, kept, before)
                 found.append((_step(pair, made, kept, loss), made.layer))
+            if self.trains:
+                starts = _of_each_kind(sorted(found, key=lambda tried: tried[0].loss), pair)
+                found += [self._trained(making, *start, before) for start in starts]
         if not found:
             raise self.refusal()
         return min(found, key=lambda tried: tried[0].loss)
+
+    def _trained(
+        self,
+        making: Making,
+        step: Step,
+        layer: nn.Module,
+        before: Sequence[torch.Tensor],
+        epochs: int = EPOCHS,
+    ) -> tuple[Step, nn.Module]:
+        """A step whose layer is trained further."""
+        pair = making.pair
+        layer, best = trained(
+            layer, pair, step.heads, lambda one: self._loss_with(pair, one, step.kept, before), epochs
+        )
+        error = making.error(layer, step.heads)
+        loss = self._loss_with(pair, layer, step.kept, before)
+        return replace(step, epochs=best, error=error, loss=loss), layer
 
     def again(self, recorded: dict[str, Any]) -> tuple[Step, nn.Module]:
         """A step that a search recorded, made again on the same samples."""
@@ -139,7 +181,10 @@ class Search:
         else:
             assert mlp is not None and attention is not None
             made = making.flatten(step.heads, ((attention,), (mlp,)))
-        return step, made.layer
+        if not step.epochs:
+            return step, made.layer
+        before = self.streams[1].before(step.first, self.left)
+        return step, self._trained(making, step, made.layer, before, step.epochs)[1]
 
     def take(self, step: Step, layer: nn.Module) -> None:
         """Makes the step: the layer stands for the pair."""
@@ -154,6 +199,22 @@ class Search:
             self.layers[i] = layer
         self.removed.clear()
 
+    def _ways(self, making: Making, removable: set[int]) -> Iterator[tuple[Made, int]]:
+        """(layer, the place where it stands) of every candidate for a pair."""
+        pair = making.pair
+        places = [place for place in (0, 1) if (pair.second, pair.first)[place] in removable]
+        for place in places:
+            kept = (pair.first, pair.second)[place]
+            yield making.cut(place), kept
+            yield making.refit(place), kept
+        for heads in pair.origins:
+            # Layers of one kind are the same in either place; else it is that of the layer with the heads.
+            place = places[0] if heads == "both" or pair.alike else int(heads == "second")
+            if place in places:
+                yield from (
+                    (made, (pair.first, pair.second)[place]) for made in self._flattened(making, heads)
+                )
+
     def _loss_with(self, pair: Pair, layer: nn.Module, kept: int, before: Sequence[torch.Tensor]) -> float:
         """The held-out loss with this layer for the pair, from the pair's input on."""
         gone = {*self.removed, pair.first + pair.second - kept, *range(pair.first)} - {kept}
@@ -167,19 +228,11 @@ class Search:
         return total / tokens
 
 
-def ways(making: Making, removable: set[int]) -> Iterator[tuple[Made, int]]:
-    """(layer, the place where it stands) of every candidate for a pair."""
-    pair = making.pair
-    places = [place for place in (0, 1) if (pair.second, pair.first)[place] in removable]
-    for place in places:
-        kept = (pair.first, pair.second)[place]
-        yield making.cut(place), kept
-        yield making.refit(place), kept
-    for heads in pair.origins:
-        # Layers of one kind are the same in either place; else the place is that of the layer with the heads.
-        place = places[0] if heads == "both" or pair.alike else int(heads == "second")
-        if place in places:
-            yield making.flatten(heads), (pair.first, pair.second)[place]
+def _of_each_kind(tried: Sequence[tuple[Step, nn.Module]], pair: Pair) -> list[tuple[Step, nn.Module]]:
+    """Of a pair's candidates, the best first, the best cut and the best of the others, to train from."""
+    mine = [one for one in tried if (one[0].first, one[0].second) == (pair.first, pair.second)]
+    kinds = [[one for one in mine if (one[0].how == "cut") == cut] for cut in (True, False)]
+    return [kind[0] for kind in kinds if kind]
 
 
 def _step(pair: Pair, made: Made, kept: int, loss: float) -> Step:
