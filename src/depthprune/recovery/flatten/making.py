@@ -20,7 +20,7 @@ from depthprune.recovery.flatten.merge import (
     put_writes,
     writes_in_stream,
 )
-from depthprune.recovery.flatten.norms import norm_after
+from depthprune.recovery.flatten.norms import norm_of
 from depthprune.recovery.flatten.pair import Heads, Pair, written
 from depthprune.recovery.flatten.solve import Tokens, Written, solved
 from depthprune.recovery.flatten.stream import PairStates, Watched, in_float32
@@ -107,7 +107,7 @@ class Making:
         refine: bool = True,
     ) -> Written:
         """What a branch of `like` is to write."""
-        after, has_bias = norm_after(like, branch), self.pair.has_bias(branch.writes)
+        after, has_bias = norm_of(like, branch), self.pair.has_bias(branch.writes)
         return solved(tokens, self.pair, start, after, has_bias, rhos, refine)
 
     @cached_property

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from depthprune.model.parts import Branch
 from depthprune.recovery.flatten.layout import Layout, rows
-from depthprune.recovery.flatten.norms import absorbed, affine, neutralise, norm_after, set_gain
+from depthprune.recovery.flatten.norms import absorbed, affine, neutralise, norm_of
 from depthprune.recovery.flatten.solve import Written
 
 # Below this share of the mean a gain lets nothing through that could be expressed in it.
@@ -67,8 +67,7 @@ def _without_norm(layer: nn.Module, branch: Branch, path: str) -> tuple[Tensor, 
 def neutral_norm(target: nn.Module, branch: Branch) -> None:
     """Gives the norm before a branch gain 1, once the linears that read it have taken the gains."""
     if branch.before is not None:
-        norm = target.get_submodule(branch.before)
-        neutralise(norm, affine(norm))
+        neutralise(affine(target.get_submodule(branch.before)))
 
 
 @torch.no_grad()
@@ -78,8 +77,9 @@ def put_writes(target: nn.Module, branch: Branch, written: Written) -> None:
     rows(linear).copy_(written.weight.mT)
     if written.intercept is not None and linear.bias is not None:
         linear.bias.copy_(written.intercept)
-    if branch.after is not None and written.gain is not None:
-        set_gain(target.get_submodule(branch.after), written.gain)
+    after = norm_of(target, branch)
+    if after is not None and written.gain is not None:
+        after.weight.copy_(after.stored(written.gain))
 
 
 @torch.no_grad()
@@ -87,8 +87,8 @@ def writes_in_stream(pair: Sequence[nn.Module], branch: Branch) -> list[Tensor]:
     """What either layer's last linear writes, [n, d], times the gain of the norm after it if there is one."""
     found = []
     for layer in pair:
-        linear, after = rows(layer.get_submodule(branch.writes)).mT.double(), norm_after(layer, branch)
-        found.append(linear if after is None else linear * after.gain.double())
+        linear, after = rows(layer.get_submodule(branch.writes)).mT.double(), norm_of(layer, branch)
+        found.append(linear if after is None else linear * after.norm.gain)
     return found
 
 
@@ -104,10 +104,10 @@ def effective_writes(
     Args:
         lengths: the usual length that the norm divides by, of either layer.
     """
-    linears, after = writes_in_stream(pair, branch), norm_after(like, branch)
+    linears, after = writes_in_stream(pair, branch), norm_of(like, branch)
     if after is None:
         return torch.cat(linears)
-    own = after.gain.double()
+    own = after.norm.gain
     small = own.abs() < SMALL_GAIN * own.abs().mean()
     scale = lengths[[layer is like for layer in pair].index(True)]
     return torch.cat(

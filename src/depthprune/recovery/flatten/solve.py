@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from depthprune.recovery.flatten.fit import Grams, ridge
-from depthprune.recovery.flatten.norms import Affine
 from depthprune.recovery.flatten.pair import Pair
 from depthprune.recovery.flatten.stream import PairStates
+from depthprune.recovery.norm_after import NormAfter
 from depthprune.recovery.through_norm import ThroughNorm, TokenBatches, held_if_small
 
 Tokens = Iterable[tuple[Tensor, Tensor, Tensor]]
@@ -36,7 +36,7 @@ def solved(
     tokens: Callable[[Sequence[PairStates]], Tokens],
     pair: Pair,
     start: Tensor,
-    after: Affine | None,
+    after: NormAfter | None,
     has_bias: bool,
     rhos: Sequence[float],
     refine: bool = True,
@@ -64,15 +64,15 @@ def _through_norm(
     fit_on: TokenBatches,
     held_out: TokenBatches,
     start: Tensor,
-    after: Affine,
+    after: NormAfter,
     rhos: Sequence[float],
     refine: bool,
 ) -> Written:
-    def without_shift() -> Tokens:
+    def without_bias() -> Tokens:
         for features, target, weights in fit_on():
-            yield features, target if after.shift is None else target - after.shift, weights
+            yield features, target if after.bias is None else target - after.bias, weights
 
-    problem = ThroughNorm(held_if_small(without_shift), start.float(), after.without_shift)
+    problem = ThroughNorm(held_if_small(without_bias), start.float(), after.norm)
 
     def fitted(rho: float, steps: int) -> Written:
         fit = problem.fit(rho * problem.scale, steps)
@@ -82,13 +82,13 @@ def _through_norm(
     return fitted(best.rho, STEPS) if refine else best
 
 
-def least_missed(found: Sequence[Written], held_out: TokenBatches, after: Affine | None) -> Written:
+def least_missed(found: Sequence[Written], held_out: TokenBatches, after: NormAfter | None) -> Written:
     """The one with the smallest error on the held-out samples."""
     return found[0] if len(found) == 1 else min(found, key=lambda one: missed(held_out, one, after))
 
 
 @torch.no_grad()
-def missed(tokens: TokenBatches, written: Written, after: Affine | None) -> float:
+def missed(tokens: TokenBatches, written: Written, after: NormAfter | None) -> float:
     """Σ w‖t − out(Wᵀz + c)‖² of one of these."""
     total = 0.0
     for features, target, weights in tokens():
@@ -97,8 +97,8 @@ def missed(tokens: TokenBatches, written: Written, after: Affine | None) -> floa
             output = output + written.intercept
         if after is not None:
             assert written.gain is not None
-            output = written.gain * after.without_shift.direction(output)[0]
-            output = output if after.shift is None else output + after.shift
+            output = written.gain * after.norm.direction(output)[0]
+            output = output if after.bias is None else output + after.bias
         rest = target.to(output) - output
         total += float((weights.to(output) * rest.square().sum(dim=1)).double().sum())
     return total
