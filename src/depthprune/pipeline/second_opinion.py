@@ -65,8 +65,13 @@ class Measurements:
             return f"layers of {self.job.inputs.config.model_type} use what others computed"
         if not self.batches:
             return "there are no calibration or training data to measure on"
-        if self.mean() >= MOST_NATS:
-            return "the loss of the whole model is not finite"
+        try:
+            if self.mean() >= MOST_NATS:
+                return "the loss of the whole model is not finite"
+            self.block_influence()
+            self.cut((0,))
+        except Exception as problem:  # a family that cannot run without a layer ends no run that would go on
+            return f"the model does not run without a layer ({type(problem).__name__})"
         return None
 
     @cached_property
