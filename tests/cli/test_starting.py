@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from tiny import tiny_model
 
 SLOW = {"torch", "transformers", "peft", "trl", "accelerate", "datasets", "pandas", "pyarrow"}
 SLOW |= {"numpy", "scipy", "sklearn", "matplotlib", "bitsandbytes"}
@@ -74,3 +75,9 @@ def test_what_the_arguments_show_is_refused_without_a_slow_library(arguments):
 
 def test_the_slow_libraries_would_be_seen():
     assert "torch" in called("import torch, json, sys; print(json.dumps(sorted(sys.modules)))")[2]
+
+
+def test_inspect_reads_plain_files_without_the_model_class(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    code, _, slow = called(CALL, "inspect", str(tmp_path))
+    assert code == 0 and slow <= {"numpy"}

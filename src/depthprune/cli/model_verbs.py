@@ -65,6 +65,11 @@ def inspect(
 
     build(OneShot, {"ratio": ratio})  # refused before anything slow is imported
     from depthprune.cli import display
-    from depthprune.pipeline.inspection import inspect_model
+    from depthprune.pipeline.inspection_of_files import inspect_files
 
-    display.show_inspection(inspect_model(model, ratio, trust_remote_code), as_json)
+    found = inspect_files(model, ratio)
+    if found is None:
+        from depthprune.pipeline.inspection import inspect_model
+
+        found = inspect_model(model, ratio, trust_remote_code)
+    display.show_inspection(found, as_json)

@@ -13,6 +13,7 @@ from depthprune.model.anatomy import (
 )
 from depthprune.model.loading import load_config
 from depthprune.model.skeleton import checkpoint_dtype, skeleton
+from depthprune.pipeline.inspection_of_files import shares
 from depthprune.selection import select_layers
 
 
@@ -44,15 +45,6 @@ def inspect_model(path_or_id: str, ratio: float, trust_remote_code: bool = False
 
 def remaining(model: torch.nn.Module, removed: tuple[int, ...], dtype: torch.dtype) -> dict[str, Any]:
     """Size and cost after `removed` go: layers, parameters, bytes, and the shares of the whole model's."""
-    layers = parameters_per_layer(model)
     total = sum(parameter.numel() for parameter in model.parameters())
-    gone = sum(layers[i] for i in removed)
     head = sum(parameter.numel() for parameter in lm_head(model).parameters())
-    products = sum(layers) + head
-    return {
-        "layers": len(layers) - len(removed),
-        "parameters": total - gone,
-        "bytes": (total - gone) * dtype.itemsize,
-        "parameters_share": (total - gone) / total,
-        "cost_share": (products - gone) / products,
-    }
+    return shares(parameters_per_layer(model), total, head, removed, dtype.itemsize)

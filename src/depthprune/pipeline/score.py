@@ -153,7 +153,8 @@ def _in_rounds(job: Job, scorer: Scorer, selection: Iterative, partial: str) -> 
         rounds.append({"removed": lowest, **spared, "scores": left, "samples": found["samples"], **cost})
         removed += lowest
         log.info("%-8s round %d removes %s%s", "score", len(rounds), _listed(lowest), _left(job, rounds))
-        job.state.wait_for_everyone()  # all have read the rounds before the file changes
+        if isinstance(job.recipe.importance, Igia):  # every process scores, and has read the rounds
+            job.state.wait_for_everyone()
         if job.state.is_main_process:
             job.folder.write(partial, rounds)
     return {"scores": rounds[0]["scores"], "samples": rounds[0]["samples"], "rounds": rounds}

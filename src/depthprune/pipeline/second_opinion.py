@@ -70,6 +70,8 @@ class Measurements:
                 return "the loss of the whole model is not finite"
             self.block_influence()
             self.cut((0,))
+        except OSError:  # the disk's, not the model's
+            raise
         except Exception as problem:  # a family that cannot run without a layer ends no run that would go on
             return f"the model does not run without a layer ({type(problem).__name__})"
         return None

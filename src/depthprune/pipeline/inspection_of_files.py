@@ -1,0 +1,115 @@
+"""What a model is made of, from its config.json and the headers of its files: nothing else is imported."""
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from depthprune.model.config_file import CONFIG, check_no_adapter, read_config_file
+from depthprune.model.shards import TORCH_DTYPES, read_shards
+from depthprune.selection import select_layers
+
+# Decoders of linears and norms alone, whose files name them as the model does.
+PLAIN = (
+    "cohere2",
+    "exaone4",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "glm4",
+    "granite",
+    "llama",
+    "mistral",
+    "olmo2",
+    "olmo3",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+)
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def inspect_files(path: str, ratio: float) -> dict[str, Any] | None:
+    """As `inspect_model`; None where the files alone do not tell, and the model has to be built.
+
+    Raises `UserError` for files that no model can be read from.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).is_file():
+        return None
+    config = read_config_file(folder)
+    check_no_adapter(folder)
+    if config["model_type"] not in PLAIN or config.keys() & {"quantization_config", "auto_map"}:
+        return None
+    tensors = {name: found for shard in read_shards(folder) for name, found in shard.tensors.items()}
+    layers, linears = _layers(tensors)
+    dtypes = {found["dtype"] for found in tensors.values()}
+    stated = config.get("dtype", config.get("torch_dtype")) or TORCH_DTYPES.get(next(iter(dtypes)))
+    tied = HEAD not in tensors
+    known = EMBEDDING in tensors and len(dtypes) == 1 and dtypes <= TORCH_DTYPES.keys()
+    if (
+        not known
+        or len(layers) != config.get("num_hidden_layers")
+        or (config.get("tie_word_embeddings") and not tied)
+    ):
+        return None
+    removed = select_layers([0.0] * len(layers), ratio).removed
+    total = sum(_size(found) for found in tensors.values())
+    head = _size(tensors[EMBEDDING if tied else HEAD])
+    return {
+        "model": path,
+        "model_type": config["model_type"],
+        "dtype": stated,
+        "num_layers": len(layers),
+        "parameters": total,
+        "parameters_per_layer": layers,
+        "linears_per_layer": linears,
+        "tied_embeddings": tied,
+        "ratio": ratio,
+        "remaining": shares(layers, total, head, removed, BYTES.get(str(stated), 4)),
+    }
+
+
+BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def shares(
+    layers: list[int], total: int, head: int, removed: tuple[int, ...], itemsize: int
+) -> dict[str, Any]:
+    """Size and cost after `removed` go: layers, parameters, bytes, and the shares of the whole model's.
+
+    Args:
+        layers: parameters of each, [L].
+        total, head: parameters of all, and of the head, be it tied or not.
+        itemsize: bytes of a parameter.
+    """
+    gone = sum(layers[i] for i in removed)
+    products = sum(layers) + head
+    return {
+        "layers": len(layers) - len(removed),
+        "parameters": total - gone,
+        "bytes": (total - gone) * itemsize,
+        "parameters_share": (total - gone) / total,
+        "cost_share": (products - gone) / products,
+    }
+
+
+def _layers(tensors: dict[str, dict[str, Any]]) -> tuple[list[int], list[int]]:
+    """The parameters and the linears of each layer, [L]."""
+    parameters, linears = Counter[int](), Counter[int]()
+    for name, found in tensors.items():
+        if match := LAYER.match(name):
+            layer = int(match[1])
+            parameters[layer] += _size(found)
+            linears[layer] += len(found["shape"]) == 2
+    depth = max(parameters, default=-1) + 1
+    return [parameters[i] for i in range(depth)], [linears[i] for i in range(depth)]
+
+
+def _size(tensor: dict[str, Any]) -> int:
+    return math.prod(tensor["shape"])
