@@ -70,6 +70,24 @@ def test_a_full_disk_and_then_space(small_disk, tmp_path, monkeypatch, left):
     assert not list(folder.rglob(".*"))
 
 
+@pytest.mark.parametrize("left", [20 << 10, 300 << 10, 700 << 10])
+def test_a_disk_that_fills_up_in_training(small_disk, tmp_path, monkeypatch, left):
+    tuned = {"training.method": "full", "training.save_steps": 2, "selection.ratio": 0.5}
+    chosen = recipe(tmp_path, "random", eval=(), **tuned)
+    run(chosen, small_disk / "out", until="prune")
+    fill(small_disk, left)
+    monkeypatch.setattr("depthprune.pipeline.run.check_disk", lambda inputs, output: None)
+    with pytest.raises(DiskFault, match=r"no space left on device: free some space|cannot be written"):
+        run(chosen, small_disk / "out", until="train")
+    (small_disk / "ballast").unlink()
+    folder = run(chosen, small_disk / "out", until="train")
+    verify(folder)
+    whole = run(chosen, tmp_path / "whole", until="train")
+    weights = "model.safetensors"
+    assert (folder / weights).read_bytes() == (whole / weights).read_bytes()
+    assert not list(folder.rglob(".*"))
+
+
 def test_a_full_disk_for_prune(small_disk, tmp_path):
     model = model_folder(tmp_path / "model")
     fill(small_disk, 30 << 10)
