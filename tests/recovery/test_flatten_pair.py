@@ -7,8 +7,11 @@ from tiny import tiny_batch, tiny_model
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers
 from depthprune.model.hooks import record_layer_io
+from depthprune.recovery.activations import mean_loss
+from depthprune.recovery.base import Evidence
 from depthprune.recovery.flatten.making import Making
 from depthprune.recovery.flatten.pair import Pair
+from depthprune.recovery.flatten.search import Search
 from depthprune.recovery.flatten.stream import Stream
 
 # Both layers' heads in one attention, which neither QK-norms nor unlike kinds of layer forbid.
@@ -109,3 +112,29 @@ def test_a_norm_after_the_sublayers_is_fitted_through(family):
 def test_what_one_layer_cannot_say_is_refused(family):
     with pytest.raises(UserError, match=REFUSED[family]):
         making(tiny_model(family)).flatten("both")
+
+
+@pytest.mark.parametrize("family", ["falcon", "stablelm"])
+def test_where_two_cannot_be_mixed_one_is_refitted(family):
+    model = tiny_model(family, seed=1)
+    search = Search(model, Evidence(batches=BATCHES), 0.25, (0.1,))
+    errors = search.errors(search.neighbours(set(range(6))))
+    assert all(error < float("inf") for error in errors.values())
+    step, _ = search.best([min(errors, key=errors.__getitem__)], set(range(6)))
+    assert step.how in ("refit", "cut")
+
+
+def test_models_in_which_no_layers_can_be_one_are_refused_with_the_reason():
+    search = Search(tiny_model("mixtral"), Evidence(batches=BATCHES), 0.25, (0.1,))
+    assert set(search.errors(search.neighbours(set(range(6)))).values()) == {float("inf")}
+    assert "its MLP is a mixture of experts" in str(search.refusal())
+
+
+def test_the_loss_of_a_candidate_is_that_of_the_model_with_it():
+    model = tiny_model(seed=1)
+    search = Search(model, Evidence(batches=BATCHES), 0.25, (0.1,))
+    step, layer = search.best([(2, 3)], {3})
+    search.take(step, layer)
+    assert step.loss == pytest.approx(mean_loss(model, search.held_out, [3]), rel=1e-5)
+    search.undo()
+    assert search.loss == step.loss and not search.removed
