@@ -53,10 +53,21 @@ def show_estimate(found: dict[str, Any], as_json: bool) -> None:
         ["cost of a token", f"{left['cost_share']:.0%} of the whole model's"],
         *[[f"rows: {name}", f"{count:,}"] for name, count in found["rows"].items() if count],
         *[[f"steps: {name}", f"{count:,}"] for name, count in found["steps"].items()],
+        *_recovery_rows(found["recovery"]),
         *[[f"disk: {name}", _size(count)] for name, count in found["disk"].items() if count],
         ["disk needed / free", f"{_size(found['disk_needed'])} / {_size(found['disk_free'])}"],
     ]
     _table(["dry run", str(found["model"])], rows)
+
+
+def _recovery_rows(found: dict[str, int]) -> list[list[str]]:
+    """What a recovery will take, where it takes much."""
+    if not found:
+        return []
+    return [
+        ["recovery: beside the model", _size(found["memory"])],
+        ["recovery: passes over the calibration samples", f"about {found['passes']}"],
+    ]
 
 
 def show_inspection(found: dict[str, Any], as_json: bool) -> None:

@@ -51,10 +51,18 @@ def estimate_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
             **{examples.name: len(examples.rows) for examples in inputs.evals},
         },
         "steps": steps,
+        "recovery": recipe.recovery.estimate(inputs.skeleton, _calibration_tokens(inputs), len(removed))
+        if removed
+        else {},
         "disk": disk,
         "disk_needed": sum(disk.values()),
         "disk_free": shutil.disk_usage(_existing(output)).free,
     }
+
+
+def _calibration_tokens(inputs: Inputs) -> int:
+    """At most: samples may be shorter."""
+    return inputs.recipe.calibration_samples.samples * inputs.recipe.calibration_samples.length
 
 
 def check_disk(inputs: Inputs, output: Path) -> None:

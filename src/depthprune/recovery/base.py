@@ -63,6 +63,14 @@ class RecoverySettings(Settings):
         """The plan, for recoveries that decide; the model is left as it was, bit for bit."""
         raise NotImplementedError
 
+    def estimate(self, model: "torch.nn.Module", tokens: int, removed: int) -> dict[str, int]:
+        """`memory` in bytes beside the model and `passes` over the calibration tokens, where it takes much.
+
+        Args:
+            model: on the meta device.
+        """
+        return {}
+
     def complete(self, plan: Plan, scores: list[float]) -> Plan:
         """The plan with `merged_into` filled in by recoveries that merge; refuses plans it cannot repair."""
         return plan

@@ -52,6 +52,12 @@ class Flatten(RecoverySettings):
         """Some to fit on, some held out."""
         return 2
 
+    def estimate(self, model: "nn.Module", tokens: int, removed: int) -> dict[str, int]:
+        """Of choosing and making the layers."""
+        from depthprune.recovery.flatten.cost import estimate
+
+        return estimate(model, tokens, removed, self.tried, self.held_out)
+
     def complete(self, plan: Plan, scores: list[float]) -> Plan:
         """Each removed layer goes into the kept one that is nearest, into the one before it where two are."""
         return plan.merging({gone: _nearest(gone, plan.kept) for gone in plan.removed})

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from depthprune.cost import progress
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers, unwrap
 from depthprune.model.head import IGNORED, next_tokens
@@ -110,7 +111,7 @@ class Search:
         """The smallest error of each pair made one at its output, ∞ where it cannot be one."""
         found = dict.fromkeys(wanted, float("inf"))
         middle = (self.rhos[len(self.rhos) // 2],)
-        for making in self.makings(wanted):
+        for making in _told(self.makings(wanted), len(wanted), "pairs of layers, ranked"):
             pair = making.pair
             made = [making.refit(place, middle, refine=False) for place in (0, 1)]
             # Through a norm a closed form is only a start, and a refit ranks as well for half of the work.
@@ -138,7 +139,7 @@ class Search:
     def best(self, wanted: Collection[Places], removable: set[int]) -> tuple[Step, nn.Module]:
         """Of all ways to make one layer of one of these pairs, the one with the lowest held-out loss."""
         found = []
-        for making in self.makings(wanted):
+        for making in _told(self.makings(wanted), len(wanted), "pairs of layers, tried"):
             pair = making.pair
             before = self.streams[1].before(pair.first, self.left)
             for made, kept in self._ways(making, removable):
@@ -226,6 +227,14 @@ class Search:
                     total += count * mean_loss(self.model, [batch], gone)
                 tokens += count
         return total / tokens
+
+
+def _told(makings: Iterator[Making], count: int, description: str) -> Iterator[Making]:
+    """The makings, and how much of them is left."""
+    with progress(count, description) as advance:
+        for making in makings:
+            yield making
+            advance(1)
 
 
 def _of_each_kind(tried: Sequence[tuple[Step, nn.Module]], pair: Pair) -> list[tuple[Step, nn.Module]]:
