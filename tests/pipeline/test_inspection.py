@@ -1,5 +1,7 @@
 """What `inspect` prints, from files and from the model."""
 
+import json
+
 import pytest
 from tiny import FAMILIES, tiny_model
 
@@ -23,3 +25,13 @@ def test_a_torn_file_is_named(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(UserError, match="torn"):
         inspect_files(str(tmp_path), 0.25)
+
+
+@pytest.mark.parametrize(
+    "config", [{"dtype": "int9"}, {"dtype": ["float32"]}, {"num_hidden_layers": 7}, {"auto_map": {}}]
+)
+def test_what_the_files_do_not_settle_is_left_to_the_model(tmp_path, config):
+    tiny_model().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
+    assert inspect_files(str(tmp_path), 0.25) is None

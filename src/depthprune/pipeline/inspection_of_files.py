@@ -31,6 +31,7 @@ PLAIN = (
     "starcoder2",
 )
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
+BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -48,15 +49,16 @@ def inspect_files(path: str, ratio: float) -> dict[str, Any] | None:
         return None
     tensors = {name: found for shard in read_shards(folder) for name, found in shard.tensors.items()}
     layers, linears = _layers(tensors)
-    dtypes = {found["dtype"] for found in tensors.values()}
-    stated = config.get("dtype", config.get("torch_dtype")) or TORCH_DTYPES.get(next(iter(dtypes)))
-    tied = HEAD not in tensors
-    known = EMBEDDING in tensors and len(dtypes) == 1 and dtypes <= TORCH_DTYPES.keys()
+    dtypes, tied = {found["dtype"] for found in tensors.values()}, HEAD not in tensors
+    plain = EMBEDDING in tensors and len(dtypes) == 1 and dtypes <= TORCH_DTYPES.keys()
     if (
-        not known
+        not plain
         or len(layers) != config.get("num_hidden_layers")
         or (config.get("tie_word_embeddings") and not tied)
     ):
+        return None
+    stated = config.get("dtype") or config.get("torch_dtype") or TORCH_DTYPES[dtypes.pop()]
+    if not isinstance(stated, str) or stated not in BYTES:
         return None
     removed = select_layers([0.0] * len(layers), ratio).removed
     total = sum(_size(found) for found in tensors.values())
@@ -71,11 +73,8 @@ def inspect_files(path: str, ratio: float) -> dict[str, Any] | None:
         "linears_per_layer": linears,
         "tied_embeddings": tied,
         "ratio": ratio,
-        "remaining": shares(layers, total, head, removed, BYTES.get(str(stated), 4)),
+        "remaining": shares(layers, total, head, removed, BYTES[stated]),
     }
-
-
-BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def shares(
