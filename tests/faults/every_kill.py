@@ -27,6 +27,7 @@ from runs import recipe
 
 from depthprune import run
 from depthprune.model.checkpoint import prune_files
+from depthprune.report import plots
 
 SMALL: dict[str, Any] = {
     "training.max_steps": 4,
@@ -152,6 +153,9 @@ def warm(place: Path) -> None:
     recipe(place)  # makes model and data
     for module in ("trl", "matplotlib.figure", "depthprune.training.distill"):
         importlib.import_module(module)
+    plots._svg = lambda figure, description: (
+        ""
+    )  # figures write no file of their own, and take a quarter of the time
     gc.collect()
     gc.freeze()  # a stage collects garbage when it ends: not all that was loaded here, every time
 
