@@ -153,9 +153,8 @@ def warm(place: Path) -> None:
     recipe(place)  # makes model and data
     for module in ("trl", "matplotlib.figure", "depthprune.training.distill"):
         importlib.import_module(module)
-    plots._svg = lambda figure, description: (
-        ""
-    )  # figures write no file of their own, and take a quarter of the time
+    # Figures write no file of their own, and take a quarter of the time.
+    plots._svg = lambda figure, label: ""
     gc.collect()
     gc.freeze()  # a stage collects garbage when it ends: not all that was loaded here, every time
 
