@@ -23,7 +23,8 @@ def select(job: Job, digest: str) -> str:
     job.folder.write("plan.json", plan.to_json())
     removed = f"removes {len(plan.removed)} of {plan.num_layers} layers: {', '.join(map(str, plan.removed))}"
     taken = [f"layer {kept} takes the MLP of layer {gone}" for kept, gone in sorted(plan.mlp_from.items())]
-    return ". ".join([", ".join([removed, *taken]) if taken else removed, *plan.notes])
+    said = [", ".join([removed, *taken]), *plan.notes]
+    return ". ".join(sentence.removesuffix(".") for sentence in said)
 
 
 def _by_scores(job: Job) -> Plan:
