@@ -87,6 +87,17 @@ def tuned(base: Path, folder: Path) -> Result:
     return Result(folder, load_model(folder, "float32"))
 
 
+def flattened(base: Path, folder: Path) -> Result:
+    """The base with two pairs of layers made one."""
+    text = write_jsonl(base.parent / "text.jsonl", [{"text": row["prompt"] * 8} for row in rows(64)])
+    recipe = load_recipe("flatten", model=str(base), calibration=str(text), **{
+        "selection.ratio": None, "selection.num_removed": 2, "recovery.choose_by": "error",
+        "calibration_samples.samples": 12, "calibration_samples.length": 24,
+    })  # fmt: skip
+    run(recipe, folder)
+    return Result(folder, load_model(folder, "float32"))
+
+
 def results(root: Path) -> dict[str, Result]:
     """Every result that the engines are asked for."""
     classic = hub_style(llama(root / "classic"), rope_theta=500000.0)
@@ -104,6 +115,7 @@ def results(root: Path) -> dict[str, Result]:
     return {
         "pruned": pruned(classic, [3, 4, 9], root / "out-pruned"),
         "tuned": tuned(classic, root / "out-tuned"),
+        "flattened": flattened(classic, root / "out-flattened"),
         "llama3 pruned": pruned(scaled, [3, 4, 9], root / "out-llama3-pruned"),
         "llama3 tuned": tuned(scaled, root / "out-llama3-tuned"),
         NEWEST: pruned(newest, [3, 4, 9], root / "out-newest"),
