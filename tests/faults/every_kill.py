@@ -1,7 +1,7 @@
 """Kills tiny runs at every change of their folder, calls them again, and compares: `make test-faults`.
 
 Prints one line a scenario: the operations, the different states that a kill at them leaves, and how many of
-these ended exactly as the run that nothing stopped.
+these ended exactly as the run that nothing stopped. Names of scenarios, as arguments, choose among them.
 """
 
 import gc
@@ -29,6 +29,8 @@ from depthprune import run
 from depthprune.model.checkpoint import prune_files
 from depthprune.report import plots
 
+WHOLE = "whole"
+"""What a call gives that ended before the moment at which it was to be killed."""
 SMALL: dict[str, Any] = {
     "training.max_steps": 4,
     "training.save_steps": 2,
@@ -141,9 +143,10 @@ def killed_twice(found: Recorded, moments: tuple[int, int], place: Path) -> str 
     act = partial(found.scenario.act, root)
     if found.scenario.first:
         forked(lambda: found.scenario.first(root) is None, log)()  # type: ignore[misc]
+    killed = True
     for moment in moments:
-        forked(partial(dying, root, act, moment), log)()
-    fault = forked(lambda: act() and difference(outcome(root), found.wanted), log)()
+        killed = killed and forked(lambda moment=moment: dying(root, act, moment) or WHOLE, log)() != WHOLE
+    fault = forked(lambda: (killed and act(), difference(outcome(root), found.wanted))[1], log)()
     shutil.rmtree(root.parent)
     return fault and f"{found.scenario.name}, killed at operations {moments}: {fault}"
 
@@ -175,6 +178,8 @@ def main() -> None:
     warm(place)
     failed = 0
     for scenario in scenarios(place):
+        if sys.argv[1:] and scenario.name not in sys.argv[1:]:
+            continue
         start = time.perf_counter()
         found = recorded(scenario, place)
         numbers = range(len(found.states.trees))

@@ -15,6 +15,7 @@ log = logging.getLogger("depthprune")
 
 SUPERSEDED = "superseded"
 _BESIDE = {"score": ("gradients",)}
+_BARELY_BEGUN = {"recipe.yaml", f".{STAMPS}.partial"}
 _SHARED = {"train": ("training.json", "metrics.jsonl"), "baseline": ("training.json", "metrics.jsonl")}
 """Files that hold the entries of several stages, which replace their own."""
 
@@ -70,6 +71,9 @@ def _aside(folder: RunFolder, stamps: dict[str, Any], paths: Sequence[Path]) -> 
     """A new folder for `paths`, or the one that a killed call began to fill with them."""
     above = folder.own / SUPERSEDED
     for begun in sorted(above.glob("*")):
+        if {path.name for path in begun.glob("*")} <= _BARELY_BEGUN:  # a kill's: nothing was moved there yet
+            remove(begun)
+            continue
         same = (begun / STAMPS).is_file() and folder.read_if_whole(
             f"{SUPERSEDED}/{begun.name}/{STAMPS}", None
         )
