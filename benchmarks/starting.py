@@ -3,8 +3,8 @@
     python benchmarks/starting.py --model ../shared/lab/model
 
 Medians of several calls, each in a process of its own; the commands take turns. CPU seconds tell a busy
-machine from a slow start. Below stand the imports that a call which touches a model cannot be had without:
-`inspect` builds the model without weights, and so takes what transformers takes.
+machine from a slow start. `inspect` reads config and headers alone of plain families; of others it makes the
+model without weights. Below stand the imports that such a call cannot be had without.
 """
 
 import argparse
