@@ -31,6 +31,7 @@ PLAIN = (
     "starcoder2",
 )
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
+ACTIVATIONS = {"silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu"}
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -45,7 +46,7 @@ def inspect_files(path: str, ratio: float) -> dict[str, Any] | None:
         return None
     config = read_config_file(folder)
     check_no_adapter(folder)
-    if config["model_type"] not in PLAIN or config.keys() & {"quantization_config", "auto_map"}:
+    if not _is_plain(config):
         return None
     tensors = {name: found for shard in read_shards(folder) for name, found in shard.tensors.items()}
     layers, linears = _layers(tensors)
@@ -96,6 +97,15 @@ def shares(
         "parameters_share": (total - gone) / total,
         "cost_share": (products - gone) / products,
     }
+
+
+def _is_plain(config: dict[str, Any]) -> bool:
+    """Whether the config is one that a model of linears and norms can be made of."""
+    heads = config.get("num_attention_heads")
+    named = [config.get(name) or "silu" for name in ("hidden_act", "hidden_activation")]
+    known = all(isinstance(name, str) and name in ACTIVATIONS for name in named)
+    other = config.keys() & {"quantization_config", "auto_map"}
+    return config["model_type"] in PLAIN and not other and known and isinstance(heads, int) and heads > 0
 
 
 def _layers(tensors: dict[str, dict[str, Any]]) -> tuple[list[int], list[int]]:
