@@ -12,7 +12,7 @@ EPSILONS = {"gemma2": 1e-6, "gemma3_text": 1e-6, "olmo2": 1e-5, "olmo3": 1e-5, "
 
 def found_in(model, path="mlp.down_proj"):
     layer = decoder_layers(model)[1]
-    return layer, find_norm_after(layer, path, call_arguments(model, layer), 1)
+    return layer, find_norm_after(layer, path, call_arguments(model)[1], 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -184,6 +184,19 @@ def _is_router(layer: nn.Module, path: str) -> bool:
     return any(name == "experts" for name, _ in block.named_children())
 
 
+def one_of_each_kind(model: nn.Module) -> list[int]:
+    """The first layer of each kind: two are alike where they are made of the same classes of modules."""
+    kinds: dict[tuple[type, ...], int] = {}
+    for i, layer in enumerate(decoder_layers(model)):
+        kinds.setdefault(tuple(type(module) for module in layer.modules()), i)
+    return list(kinds.values())
+
+
+def is_mixture(layer: nn.Module) -> bool:
+    """Whether the layer has experts."""
+    return any(weight.experts is not None for weight in linear_weights(layer).values())
+
+
 def down_projection(layer: nn.Module) -> LinearWeight | None:
     """The output projection of the layer's MLP, the experts' one in a mixture; None where it has none."""
     weights = sorted(linear_weights(layer).values(), key=lambda weight: weight.experts is None)

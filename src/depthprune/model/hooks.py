@@ -1,9 +1,11 @@
 """The residual stream before and after each decoder layer, taken by hooks on the layers."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from depthprune.model.anatomy import decoder_layers, unwrap
 
@@ -16,6 +18,36 @@ def hidden_state(output: Any) -> Tensor:
 def layer_input(args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
     """The hidden state [B, T, d] that a layer is called with, by position or by name."""
     return args[0] if args else kwargs["hidden_states"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the model gives one of its layers besides the hidden states: masks, position embeddings."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, args: tuple, kwargs: Mapping[str, Any]) -> "Call":
+        """Of a layer's arguments, without the hidden states that are among them."""
+        return cls(args[1:], {key: value for key, value in kwargs.items() if key != "hidden_states"})
+
+    def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """The output of a layer on these hidden states, [B, T, d]."""
+        # A copy, since some layers add to their input in place.
+        return hidden_state(layer(hidden.clone(), *self.args, **self.kwargs))
+
+    def in_float32(self) -> "Call":
+        """For layers in float32."""
+        return Call(*as_float32((self.args, self.kwargs)))
+
+
+def as_float32(arguments: Any) -> Any:
+    """The same with its floating point tensors in float32, wherever in tuples, lists and dicts they are."""
+    return tree_map(
+        lambda value: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value,
+        arguments,
+    )
 
 
 def for_each_layer_io(

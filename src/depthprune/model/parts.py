@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import down_projection, linear_weights
+from depthprune.model.anatomy import down_projection, is_mixture
 
 # The attention's output projection, by the end of its name.
 ATTENTION_OUTPUTS = (
@@ -89,7 +89,7 @@ def _mlp_output(layer: nn.Module) -> str:
     down = down_projection(layer)
     if down is None:
         raise UserError("it has no MLP with a down projection of a known name")
-    if any(weight.experts is not None for weight in linear_weights(layer).values()):
+    if is_mixture(layer):
         raise UserError("its MLP is a mixture of experts")
     return down.name.removesuffix(".weight")
 

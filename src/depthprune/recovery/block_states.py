@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from depthprune.cost import with_progress
 from depthprune.model.anatomy import decoder_layers, unwrap
-from depthprune.model.hooks import hidden_state, layer_input
+from depthprune.model.hooks import Call, hidden_state, layer_input
 from depthprune.model.skip import skipped
 from depthprune.recovery.states import Batch, on_device
 
@@ -21,14 +21,13 @@ class BlockStates:
 
     Attributes:
         before, after: h_f and h_{f+K+1}, [B, T, d], on the CPU in the model's dtype.
-        args, kwargs: what the model gives its layer f besides, such as masks and position embeddings.
+        call: of layer f.
         real: the real tokens, [B, T].
     """
 
     before: Tensor
     after: Tensor
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    call: Call
     real: Tensor
 
     @property
@@ -40,19 +39,9 @@ class BlockStates:
 
         Of a layer in float32; everything it is given becomes float32 too.
         """
-        # A copy even where it is float32 already, since some layers add to their input in place.
-        hidden = self.before.to(self.real.device, torch.float32, copy=True)
-        output = hidden_state(layer(hidden, *_widened(self.args), **_widened(self.kwargs)))
+        output = self.call.in_float32()(layer, self.before.to(self.real.device, torch.float32))
         wanted = self.after.to(self.real.device, torch.float32)
         return torch.nn.functional.mse_loss(output[self.real], wanted[self.real])
-
-
-def _widened(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {key: _widened(item) for key, item in value.items()}
-    return tuple(map(_widened, value)) if type(value) in (tuple, list) else value
 
 
 @torch.no_grad()
@@ -68,13 +57,11 @@ def block_states(model: nn.Module, batches: Sequence[Batch], first: int, last: i
 def _of_batch(
     model: nn.Module, layers: nn.ModuleList, inputs: Batch, real: Tensor, first: int, last: int
 ) -> BlockStates:
-    entered: list[tuple[Tensor, tuple, dict]] = []
+    entered: list[tuple[Tensor, Call]] = []
     left: list[Tensor] = []
 
     def enter(_: nn.Module, args: tuple, kwargs: dict) -> None:
-        hidden = layer_input(args, kwargs)
-        others = {key: value for key, value in kwargs.items() if key != "hidden_states"}
-        entered.append((hidden.to("cpu", copy=True), args[1:], others))
+        entered.append((layer_input(args, kwargs).to("cpu", copy=True), Call.of(args, kwargs)))
 
     def leave(_: nn.Module, __: tuple, output: Any) -> None:
         left.append(hidden_state(output).to("cpu", copy=True))
@@ -89,8 +76,8 @@ def _of_batch(
     finally:
         for handle in handles:
             handle.remove()
-    ((before, args, kwargs),) = entered
-    return BlockStates(before, left[0], args, kwargs, real)
+    ((before, call),) = entered
+    return BlockStates(before, left[0], call, real)
 
 
 @torch.inference_mode()

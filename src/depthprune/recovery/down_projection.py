@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import LinearWeight, decoder_layers, down_projection, unwrap
+from depthprune.model.anatomy import LinearWeight, decoder_layers, down_projection, one_of_each_kind, unwrap
 from depthprune.recovery.norm_after import NormAfter, find_norm_after
 from depthprune.recovery.slope import call_arguments, slope
 
@@ -117,11 +117,8 @@ def widened(tensor: Tensor) -> Tensor:
 
 def first_that_takes_a_map(model: nn.Module) -> DownProjection:
     """The first layer's down projection that does, one layer of each kind tried; `UserError` if none does."""
-    kinds: dict[tuple[type, ...], int] = {}
-    for i, layer in enumerate(decoder_layers(model)):
-        kinds.setdefault(tuple(type(module) for module in layer.modules()), i)
     reasons = []
-    for i in kinds.values():
+    for i in one_of_each_kind(model):
         found = probe(model, i)
         if isinstance(found, DownProjection):
             return found
@@ -145,7 +142,7 @@ def probe(model: nn.Module, i: int) -> DownProjection | str:
     path, name = weight.name.removesuffix(".weight"), ""
     if weight.experts is not None:
         path, _, name = path.rpartition(".")
-    holder, arguments = layer.get_submodule(path), call_arguments(model, layer)
+    holder, arguments = layer.get_submodule(path), call_arguments(model)[i]
     biases = dict(holder.named_parameters(recurse=False))
     multiplier = slope(layer, path, arguments, i)
     if multiplier:

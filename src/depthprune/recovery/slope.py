@@ -1,6 +1,7 @@
 """By how much a layer's output moves with what one of its modules puts out: found by trial."""
 
 import copy
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import unwrap
+from depthprune.model.anatomy import decoder_layers, unwrap
 from depthprune.model.hooks import hidden_state
 
 # How far, relatively, a layer's output may move otherwise than m times the push: rounding in float32 is
@@ -19,22 +20,24 @@ PROBE_TOKENS = 8
 Arguments = tuple[tuple, dict[str, Any]]
 
 
-def call_arguments(model: nn.Module, layer: nn.Module) -> Arguments:
-    """What the layer is called with for a few arbitrary tokens, in float32."""
+def call_arguments(model: nn.Module) -> list[Arguments]:
+    """What each layer is called with for a few arbitrary tokens."""
     calls: list[Arguments] = []
-    handle = layer.register_forward_pre_hook(
-        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
-    )
+    with ExitStack() as hooks, torch.no_grad():
+        for layer in decoder_layers(model):
+            handle = layer.register_forward_pre_hook(
+                lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+            )
+            hooks.callback(handle.remove)
+        unwrap(model).base_model(input_ids=probe_tokens(model), use_cache=False)
+    return calls
+
+
+def probe_tokens(model: nn.Module) -> Tensor:
+    """A few arbitrary tokens, [1, T]."""
     inner = unwrap(model)
-    tokens = (
-        torch.arange(1, 1 + PROBE_TOKENS, device=inner.device) % inner.config.get_text_config().vocab_size
-    )
-    try:
-        with torch.no_grad():
-            inner.base_model(input_ids=tokens[None], use_cache=False)
-    finally:
-        handle.remove()
-    return calls[0]
+    size = inner.config.get_text_config().vocab_size
+    return (torch.arange(1, 1 + PROBE_TOKENS, device=inner.device) % size)[None]
 
 
 def slope(layer: nn.Module, path: str, arguments: Arguments, i: int) -> float | None:

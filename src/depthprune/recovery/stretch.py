@@ -7,22 +7,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import (
     DOWN_PROJECTIONS,
     decoder,
     decoder_layers,
+    is_mixture,
     linear_weights,
+    one_of_each_kind,
     unwrap,
 )
-from depthprune.model.hooks import for_each_layer_io, hidden_state, layer_input
+from depthprune.model.hooks import as_float32, for_each_layer_io, hidden_state, layer_input
 from depthprune.model.parts import ATTENTION_OUTPUTS, layer_parts
 from depthprune.model.skip import skipped
+from depthprune.recovery.norm_after import known_norm
+from depthprune.recovery.slope import Arguments, call_arguments, probe_tokens
 from depthprune.recovery.states import Batch, on_device
-
-Call = tuple[tuple, dict[str, Any]]
 
 # How far, relatively, a layer may be from one that only sees directions: rounding in float32 is below 1e-5,
 # a layer that reads the stream without a norm above 0.1.
@@ -30,7 +31,6 @@ TOLERANCE = 1e-3
 # Takes embeddings so far above a norm's eps that it plays no part in the trial.
 LARGE = 1e3
 TRIED = 2.0
-PROBE_TOKENS = 8
 
 
 @torch.inference_mode()
@@ -92,11 +92,8 @@ def check_stretches(model: nn.Module) -> None:
 
     It is where every layer, and the head, reads the stream through a norm that sees only its direction.
     """
-    layers, calls = decoder_layers(model), _calls(model)
-    kinds: dict[tuple[type, ...], int] = {}
-    for i, layer in enumerate(layers):
-        kinds.setdefault(tuple(type(module) for module in layer.modules()), i)
-    reasons = [(f"layer {i}: ", _why_not(layers[i], calls[i])) for i in kinds.values()]
+    layers, calls = decoder_layers(model), call_arguments(model)
+    reasons = [(f"layer {i}: ", _why_not(layers[i], calls[i])) for i in one_of_each_kind(model)]
     for where, reason in [*reasons, ("", _why_not_head(model))]:
         if reason:
             raise UserError(
@@ -108,7 +105,7 @@ def check_stretches(model: nn.Module) -> None:
 @torch.no_grad()
 def fold(model: nn.Module, factors: Mapping[int, float], removed: Sequence[int]) -> list[int]:
     """Divides what each kept layer adds to the stream by the factors of all gaps before it; returns them."""
-    layers, calls = decoder_layers(model), _calls(model)
+    layers, calls = decoder_layers(model), call_arguments(model)
     changed = []
     for i, layer in enumerate(layers):
         factor = 1.0
@@ -121,20 +118,21 @@ def fold(model: nn.Module, factors: Mapping[int, float], removed: Sequence[int])
 
 
 @torch.no_grad()
-def divide(layer: nn.Module, call: Call, factor: float) -> None:
+def divide(layer: nn.Module, call: Arguments, factor: float) -> None:
     """Divides what a layer adds to the stream: its last norms where there are some, else its last linears."""
     for parameter, offset in _outputs(layer, call):
         wide = parameter.to(torch.promote_types(parameter.dtype, torch.float32))
         parameter.copy_((wide + offset) / factor - offset)
 
 
-def _outputs(layer: nn.Module, call: Call) -> list[tuple[nn.Parameter, float]]:
+def _outputs(layer: nn.Module, call: Arguments) -> list[tuple[nn.Parameter, float]]:
     """The parameters that a layer's contribution is proportional to, each with what is added to it first."""
-    if _is_mixture(layer):
+    if is_mixture(layer):
         return [(parameter, 0.0) for parameter in _outputs_by_name(layer)]
-    parts, found = layer_parts(layer, tree_map(_float, call)), []
+    parts, found = layer_parts(layer, as_float32(call)), []
     for branch in (parts.attention, parts.mlp):
-        offset = 0.0 if branch.after is None else _gain_offset(layer.get_submodule(branch.after))
+        norm = None if branch.after is None else known_norm(layer.get_submodule(branch.after))
+        offset = 0.0 if norm is None else norm.offset
         for name, parameter in layer.get_submodule(branch.after or branch.writes).named_parameters():
             found.append((parameter, offset if name == "weight" else 0.0))
     return found
@@ -153,16 +151,7 @@ def _outputs_by_name(layer: nn.Module) -> Iterator[nn.Parameter]:
                     yield named[bias]
 
 
-def _gain_offset(norm: nn.Module) -> float:
-    """1 where the norm stores its gain minus one, as Gemma's, else 0."""
-    empty = copy.deepcopy(norm).float()
-    for parameter in empty.parameters():
-        parameter.zero_()
-    weight = next(iter(empty.parameters()))
-    return 1.0 if bool(empty(torch.ones_like(weight)[None].cumsum(-1)).any()) else 0.0
-
-
-def _why_not(layer: nn.Module, call: Call) -> str | None:
+def _why_not(layer: nn.Module, call: Arguments) -> str | None:
     """Layer(α x) = α · (layer with what it adds divided by α)(x)?"""
     wide = copy.deepcopy(layer).float()
     hidden = layer_input(*call)
@@ -178,24 +167,20 @@ def _why_not(layer: nn.Module, call: Call) -> str | None:
     return None
 
 
-def _reads_length(layer: nn.Module, call: Call) -> bool:
+def _reads_length(layer: nn.Module, call: Arguments) -> bool:
     """Whether a branch has no norm at its beginning; of a mixture only the trial can tell.
 
     A trial alone would not: a gated MLP with a norm behind it sees little of the length.
     """
-    if _is_mixture(layer):
+    if is_mixture(layer):
         return False
     parts = layer_parts(layer, call)
     return parts.attention.before is None or parts.mlp.before is None
 
 
-def _is_mixture(layer: nn.Module) -> bool:
-    return any(weight.experts is not None for weight in linear_weights(layer).values())
-
-
 @torch.no_grad()
 def _why_not_head(model: nn.Module) -> str | None:
-    layers, tokens = decoder_layers(model), _tokens(model)
+    layers, tokens = decoder_layers(model), probe_tokens(model)
     found = []
     with skipped(model, range(len(layers))):
         for factor in (LARGE, TRIED * LARGE):
@@ -206,39 +191,16 @@ def _why_not_head(model: nn.Module) -> str | None:
 
 
 @torch.no_grad()
-def _output(layer: nn.Module, call: Call, hidden: Tensor) -> Tensor:
+def _output(layer: nn.Module, call: Arguments, hidden: Tensor) -> Tensor:
     args, kwargs = _with_hidden(call, hidden)
     return hidden_state(layer(*args, **kwargs))
 
 
-def _with_hidden(call: Call, hidden: Tensor) -> Call:
+def _with_hidden(call: Arguments, hidden: Tensor) -> Arguments:
     """The call with other hidden states, in float32; copies, since some layers add to them in place."""
-    args, kwargs = tree_map(_float, call)
+    args, kwargs = as_float32(call)
     hidden = hidden.float().clone()
     return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
-
-
-def _float(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-def _calls(model: nn.Module) -> list[Call]:
-    """What each layer is called with for a few arbitrary tokens."""
-    found: list[Call] = []
-    with ExitStack() as stack, torch.no_grad():
-        for layer in decoder_layers(model):
-            handle = layer.register_forward_pre_hook(
-                lambda _, args, kwargs: found.append((args, kwargs)), with_kwargs=True
-            )
-            stack.callback(handle.remove)
-        decoder(model)(input_ids=_tokens(model), use_cache=False)
-    return found
-
-
-def _tokens(model: nn.Module) -> Tensor:
-    inner = unwrap(model)
-    size = inner.config.get_text_config().vocab_size
-    return (torch.arange(1, 1 + PROBE_TOKENS, device=inner.device) % size)[None]
 
 
 def _log_norm(hidden: Tensor, real: Tensor) -> float:

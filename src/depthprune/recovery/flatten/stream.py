@@ -12,29 +12,12 @@ from torch import Tensor, nn
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers, unwrap
-from depthprune.model.hooks import hidden_state, layer_input
+from depthprune.model.hooks import Call, hidden_state, layer_input
 from depthprune.model.skip import skipped
 from depthprune.recovery.states import Batch, on_device
 
 # How far layers called one by one may be from the model's own pass, relatively; bf16 rounds by under 1e-2.
 TOLERANCE = 0.05
-
-
-@dataclass(frozen=True)
-class Call:
-    """What the model gives one of its layers besides the hidden states: masks, position embeddings."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
-        """The output of a layer on these hidden states, [B, T, d]."""
-        # A copy, since some layers add to their input in place.
-        return hidden_state(layer(hidden.clone(), *self.args, **self.kwargs))
-
-    def in_float32(self) -> "Call":
-        """For layers in float32."""
-        return Call(_widened(self.args), _widened(self.kwargs))
 
 
 @dataclass(frozen=True)
@@ -121,8 +104,7 @@ def _keep(given: dict[int, tuple[Tensor, Call]], i: int) -> Any:
     """A hook that notes what layer i is called with."""
 
     def enter(_: nn.Module, args: tuple, kwargs: dict) -> None:
-        others = {key: value for key, value in kwargs.items() if key != "hidden_states"}
-        given[i] = layer_input(args, kwargs).clone(), Call(args[1:], others)
+        given[i] = layer_input(args, kwargs).clone(), Call.of(args, kwargs)
 
     return enter
 
@@ -147,14 +129,6 @@ def _check_walk(model: nn.Module, stream: Stream) -> None:
             f"{unwrap(model).config.model_type}: more goes from layer to layer of this model than hidden "
             "states, so no layer can be fitted to two: choose another recovery"
         )
-
-
-def _widened(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, Mapping):
-        return {key: _widened(item) for key, item in value.items()}
-    return tuple(map(_widened, value)) if type(value) in (tuple, list) else value
 
 
 def in_float32(layer: nn.Module) -> nn.Module:
