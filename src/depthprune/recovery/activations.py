@@ -71,10 +71,14 @@ def mean_outputs(model: nn.Module, batches: Sequence[Batch], removed: Collection
 @torch.no_grad()
 def mean_loss(model: nn.Module, batches: Sequence[Batch], removed: Collection[int] = ()) -> float:
     """Cross-entropy a token over the labels, in nats, of the model without the `removed` layers."""
-    total, count = 0.0, 0
     with skipped(model, removed):
-        for batch, (inputs, _) in zip(batches, on_device(model, batches), strict=True):
-            targets = next_tokens(batch)
-            total += summed_loss(model, decoder(model)(**inputs, use_cache=False), targets)
-            count += int((targets != IGNORED).sum())
-    return total / count
+        sums = [batch_loss(model, batch) for batch in batches]
+    return sum(loss for loss, _ in sums) / sum(tokens for _, tokens in sums)
+
+
+def batch_loss(model: nn.Module, batch: Batch) -> tuple[float, int]:
+    """The cross-entropy summed over the labels of a batch, in nats, and their number."""
+    ((inputs, _),) = on_device(model, [batch])
+    targets = next_tokens(batch)
+    loss = summed_loss(model, decoder(model)(**inputs, use_cache=False), targets)
+    return loss, int((targets != IGNORED).sum())

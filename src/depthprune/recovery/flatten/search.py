@@ -12,10 +12,10 @@ from torch import nn
 from depthprune.cost import progress
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers, unwrap
-from depthprune.model.head import IGNORED, next_tokens
 from depthprune.model.resume import replaced_input
+from depthprune.model.skip import skipped
 from depthprune.model.traits import OWN_INDEX
-from depthprune.recovery.activations import mean_loss
+from depthprune.recovery.activations import batch_loss, mean_loss
 from depthprune.recovery.base import Evidence
 from depthprune.recovery.flatten.local import EPOCHS, trained
 from depthprune.recovery.flatten.making import Made, Making
@@ -219,14 +219,16 @@ class Search:
     def _loss_with(self, pair: Pair, layer: nn.Module, kept: int, before: Sequence[torch.Tensor]) -> float:
         """The held-out loss with this layer for the pair, from the pair's input on."""
         gone = {*self.removed, pair.first + pair.second - kept, *range(pair.first)} - {kept}
-        total, tokens = 0.0, 0
-        with standing_in(self.layers, kept, in_place_of(layer, self.whole[kept])):
+        sums = []
+        with (
+            standing_in(self.layers, kept, in_place_of(layer, self.whole[kept])),
+            skipped(self.model, gone),
+            torch.no_grad(),
+        ):
             for batch, states in zip(self.held_out, before, strict=True):
-                count = int((next_tokens(batch) != IGNORED).sum())
                 with replaced_input(self.layers[kept], states):
-                    total += count * mean_loss(self.model, [batch], gone)
-                tokens += count
-        return total / tokens
+                    sums.append(batch_loss(self.model, batch))
+        return sum(loss for loss, _ in sums) / sum(tokens for _, tokens in sums)
 
 
 def _told(makings: Iterator[Making], count: int, description: str) -> Iterator[Making]:
