@@ -18,8 +18,15 @@ COLOURS = (" red", " green", " blue")
 
 def model_folder(folder: Path, **tokenizer: Any) -> Path:
     """A six-layer Llama with a byte-level tokenizer."""
-    torch.manual_seed(0)
     vocabulary = tiny_tokenizer(**tokenizer)
+    llama(vocabulary).save_pretrained(folder)
+    vocabulary.save_pretrained(folder)
+    return folder
+
+
+def llama(vocabulary: Any, **changes: Any) -> LlamaForCausalLM:
+    """The random six-layer Llama of a tokenizer."""
+    torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,
@@ -31,10 +38,9 @@ def model_folder(folder: Path, **tokenizer: Any) -> Path:
         bos_token_id=vocabulary.bos_token_id,
         eos_token_id=vocabulary.eos_token_id,
         pad_token_id=vocabulary.pad_token_id,
+        **changes,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    vocabulary.save_pretrained(folder)
-    return folder
+    return LlamaForCausalLM(config)
 
 
 def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ import logging
 
 import pytest
 import torch
-from runs import LAYERS, recipe, write_jsonl
+from runs import llama, recipe, write_jsonl
 from tiny_tokenizer import tiny_tokenizer
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from depthprune import run
 from depthprune.model.surgery import remove_layers
@@ -19,22 +19,8 @@ VITAL = 2
 def folder(tmp_path_factory):
     """Layer 2 is a bias alone, toward the one letter that the text consists of."""
     path = tmp_path_factory.mktemp("vital")
-    torch.manual_seed(0)
     vocabulary = tiny_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        mlp_bias=True,
-        bos_token_id=vocabulary.bos_token_id,
-        eos_token_id=vocabulary.eos_token_id,
-        pad_token_id=vocabulary.pad_token_id,
-    )
-    model = LlamaForCausalLM(config)
+    model = llama(vocabulary, mlp_bias=True)
     letter = vocabulary("a", add_special_tokens=False)["input_ids"][-1]
     with torch.no_grad():
         layer, head = model.model.layers[VITAL], model.lm_head.weight

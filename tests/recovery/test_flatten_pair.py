@@ -5,8 +5,9 @@ import torch
 from tiny import tiny_batch, tiny_model
 
 from depthprune.errors import UserError
-from depthprune.model.anatomy import decoder_layers
+from depthprune.model.anatomy import DOWN_PROJECTIONS, decoder_layers
 from depthprune.model.hooks import record_layer_io
+from depthprune.model.parts import ATTENTION_OUTPUTS
 from depthprune.recovery.activations import mean_loss
 from depthprune.recovery.base import Evidence
 from depthprune.recovery.flatten.making import Making
@@ -50,19 +51,7 @@ def silent(model, i: int) -> None:
     """Makes layer i the identity."""
     layer = decoder_layers(model)[i]
     with torch.no_grad():
-        for name in (
-            "self_attn.o_proj",
-            "self_attn.out_proj",
-            "self_attn.dense",
-            "attn.c_proj",
-            "attention.dense",
-            "self_attention.dense",
-            "mlp.down_proj",
-            "fc2",
-            "mlp.fc2",
-            "mlp.c_proj",
-            "mlp.dense_4h_to_h",
-        ):
+        for name in (*ATTENTION_OUTPUTS, *DOWN_PROJECTIONS, *(f"mlp.{end}" for end in DOWN_PROJECTIONS)):
             try:
                 module = layer.get_submodule(name)
             except AttributeError:

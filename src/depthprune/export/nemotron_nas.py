@@ -16,7 +16,7 @@ from depthprune.model.loading import load_config, local_folder
 from depthprune.model.quantised import check_not_quantised
 from depthprune.model.saving import write_config
 from depthprune.model.shards import INDEX, Shard, read_shards
-from depthprune.model.staging import is_vacant, staged
+from depthprune.model.staging import check_vacant, staged
 
 FAMILIES = ("llama", "mistral")
 WIDTH = 256
@@ -34,8 +34,7 @@ def export(model_dir: str | Path, output: str | Path) -> list[str]:
     folder, output = local_folder(model_dir), Path(output).resolve()
     if folder is None:
         raise UserError(f"{model_dir} is not a folder: export a model folder")
-    if output.exists() and not (output.is_dir() and is_vacant(output)):
-        raise UserError(f"{output} is not empty: name a new folder")
+    check_vacant(output)
     config = load_config(folder)
     check_sayable(config)
     check_not_quantised(config, str(folder), "export looks for zeros in its weights")

@@ -24,7 +24,7 @@ from depthprune.model.quantised_layers import Renumbering, mended_files, module_
 from depthprune.model.saving import write_config
 from depthprune.model.shards import INDEX, SINGLE, Shard, read_shards
 from depthprune.model.skeleton import skeleton
-from depthprune.model.staging import is_vacant, staged
+from depthprune.model.staging import check_vacant, staged
 from depthprune.model.sublayers import MlpFrom
 from depthprune.model.traits import Shallower, shallower
 
@@ -51,10 +51,7 @@ def prune_files(
     folder, output = local_folder(model_dir), Path(output).resolve()
     if folder is None:
         raise UserError(f"{model_dir} is not a folder: download the model first to prune its files")
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file: name a new folder")
-    if not is_vacant(output):
-        raise UserError(f"{output} is not empty: name a new folder")
+    check_vacant(output)
     config = load_config(folder, trust_remote_code)
     shards = read_shards(folder)
     change = shallower(config, layers, trust_remote_code=trust_remote_code, mlp_from=mlp_from)

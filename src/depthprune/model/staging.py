@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from depthprune.errors import UserError
 from depthprune.files import delete, make_folders, remove_empty, sync, sync_tree
 
 STAGING = ".depthprune-partial"
@@ -36,9 +37,12 @@ def staged(folder: Path) -> Iterator[Path]:
     sync(folder)
 
 
-def is_vacant(folder: Path) -> bool:
-    """Whether nothing lies in `folder` but what a killed `staged` has left."""
-    return not folder.exists() or not any(folder.iterdir()) or (folder / STAGING).is_dir()
+def check_vacant(folder: Path) -> None:
+    """Raises `UserError` where something lies in `folder` but what a killed `staged` has left."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: name a new folder")
+    if folder.exists() and any(folder.iterdir()) and not (folder / STAGING).is_dir():
+        raise UserError(f"{folder} is not empty: name a new folder")
 
 
 def _move(written: Path, folder: Path) -> None:

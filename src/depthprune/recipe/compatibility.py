@@ -109,20 +109,16 @@ def _check_pairs(recipe: Recipe) -> None:
         return
     asked = "selection.granularity=sublayer-pairs"
     if not recipe.importance.scores_pairs:
-        can = ", ".join(name for name, metric in METRICS.items() if metric.scores_pairs)
         raise UserError(
             f"importance.metric={recipe.importance.metric} scores whole layers alone, and {asked} needs the "
-            f"pairs between them too: choose one of {can}"
+            f"pairs between them too: choose one of {_names('scores_pairs')}"
         )
     if not recipe.recovery.takes_pairs:
         raise UserError(
             f"recovery.method={recipe.recovery.method} repairs around whole layers, and {asked} makes "
             "layers of two: choose recovery.method=none, or selection.granularity=layers"
         )
-    if recipe.selection.target_parameters is not None:
-        raise UserError(
-            f"{asked} counts in layers: give selection.ratio or num_removed, no target_parameters"
-        )
+    _check_counts(recipe.selection, f"{asked} counts in layers")
 
 
 def _check_sublayers(recipe: Recipe) -> None:
@@ -136,20 +132,27 @@ def _check_sublayers(recipe: Recipe) -> None:
         return
     asked = "selection.granularity=sublayers"
     if not recipe.importance.scores_sublayers:
-        can = ", ".join(name for name, metric in METRICS.items() if metric.scores_sublayers)
         raise UserError(
             f"importance.metric={recipe.importance.metric} does not score attentions and MLPs one by one, as "
-            f"{asked} needs: choose one of {can}"
+            f"{asked} needs: choose one of {_names('scores_sublayers')}"
         )
     if recipe.recovery.method != "none" or recipe.training.method != "none":
         raise UserError(
             f"{asked} leaves zeros in place of what it takes, and a recovery or a training would fill them: "
             "choose recovery.method=none and training.method=none"
         )
-    if recipe.selection.target_parameters is not None:
-        raise UserError(
-            f"{asked} counts sublayers: give selection.ratio or num_removed, no target_parameters"
-        )
+    _check_counts(recipe.selection, f"{asked} counts sublayers")
+
+
+def _names(ability: str) -> str:
+    """The metrics that have it."""
+    return ", ".join(name for name, metric in METRICS.items() if getattr(metric, ability))
+
+
+def _check_counts(selection: Cuts, reason: str) -> None:
+    """Parameters are counted in whole layers."""
+    if selection.target_parameters is not None:
+        raise UserError(f"{reason}: give selection.ratio or num_removed, no target_parameters")
 
 
 def _check_compensation(recipe: Recipe) -> None:

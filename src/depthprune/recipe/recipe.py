@@ -95,9 +95,9 @@ class Recipe(Settings):
 
     def digest(self, *keys: str) -> str:
         """A short hash of some of the recipe's keys."""
-        values = {key: self.model_dump(mode="json")[key] for key in keys}
+        dumped = self.model_dump(mode="json", include=set(keys))
         parts = {key: part for key in keys if isinstance(part := getattr(self, key), Settings)}
-        values |= {key: part.counted() for key, part in parts.items()}
+        values = {**dumped, **{key: part.counted() for key, part in parts.items()}}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
