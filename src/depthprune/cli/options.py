@@ -38,8 +38,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of the t
 
 
 def recipe_of(name: str, overrides: list[str] | None, **options: Any) -> "Recipe":
-    """The recipe with the options and KEY=VALUE pairs on top; the latter win."""
+    """The recipe with the options and KEY=VALUE pairs on top; the latter win.
+
+    Options that were not given, and flags that were not set, leave the recipe's own values.
+    """
     from depthprune.recipe.load import load_recipe, parse_override
 
-    values = {key: value for key, value in options.items() if value is not None}
+    values = {key: value for key, value in options.items() if not _is_left_out(value)}
     return load_recipe(name, **{**values, **dict(map(parse_override, overrides or []))})
+
+
+def _is_left_out(value: Any) -> bool:
+    return value is None or value is False or value == []

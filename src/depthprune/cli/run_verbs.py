@@ -50,11 +50,11 @@ def run(
         overrides,
         model=model,
         train=train,
-        eval=tuple(eval) if eval else None,
+        eval=eval,
         calibration=calibration,
         chat_template=chat_template,
-        baseline=baseline or None,
-        trust_remote_code=trust_remote_code or None,
+        baseline=baseline,
+        trust_remote_code=trust_remote_code,
         **{"selection.ratio": ratio},
     )
     from depthprune.cli import display
@@ -89,7 +89,7 @@ def score(
         train=train,
         calibration=calibration,
         chat_template=chat_template,
-        trust_remote_code=trust_remote_code or None,
+        trust_remote_code=trust_remote_code,
     )
     from depthprune.cli import display
     from depthprune.pipeline.run import run as run_pipeline
@@ -114,9 +114,9 @@ def train(
         overrides,
         model=model,
         train=train,
-        eval=tuple(eval) if eval else None,
+        eval=eval,
         chat_template=chat_template,
-        trust_remote_code=trust_remote_code or None,
+        trust_remote_code=trust_remote_code,
     )
     from depthprune.cli import display
     from depthprune.pipeline.run import run as run_pipeline
@@ -137,9 +137,9 @@ def evaluate(
         "finetune",
         overrides,
         model=model,
-        eval=tuple(eval),
+        eval=eval,
         chat_template=chat_template,
-        trust_remote_code=trust_remote_code or None,
+        trust_remote_code=trust_remote_code,
         **{"training.method": "none"},
     )
     from depthprune.cli import display

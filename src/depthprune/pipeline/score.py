@@ -17,6 +17,7 @@ from depthprune.model.skip import skipped
 from depthprune.model.stored import stored_weights
 from depthprune.model.surgery import remove_layers
 from depthprune.pipeline.job import Job
+from depthprune.pipeline.rounds import Round, in_rounds
 from depthprune.pipeline.score_pairs import pair_scorer, pairs_in_rounds
 from depthprune.pipeline.score_sublayers import sublayer_scorer, sublayers_in_rounds
 from depthprune.pipeline.second_opinion import guarded
@@ -140,23 +141,22 @@ def _spool(job: Job) -> Path | None:
 
 def _in_rounds(job: Job, scorer: Scorer, selection: Iterative, partial: str) -> dict[str, Any]:
     """Scores, drops the lowest, and again; a call that was killed goes on with the next round."""
-    rounds: list[dict[str, Any]] = job.folder.read_if_whole(partial, [])
-    removed = [layer for done in rounds for layer in done["removed"]]
     sizes, metric = job.inputs.sizes, job.recipe.importance.metric
-    while not selection.is_done(removed, sizes):
+
+    def next_round(rounds: Sequence[Round]) -> tuple[Round, str] | None:
+        removed = [layer for done in rounds for layer in done["removed"]]
+        if selection.is_done(removed, sizes):
+            return None
         with measured() as cost:
             found = scorer(removed)
         scores = finite(found["scores"], metric)
         lowest = selection.next_layers(scores, removed, sizes)
         left = [None if i in removed else value for i, value in enumerate(scores)]
         spared = _spared(job, scores, removed, lowest)
-        rounds.append({"removed": lowest, **spared, "scores": left, "samples": found["samples"], **cost})
-        removed += lowest
-        log.info("%-8s round %d removes %s%s", "score", len(rounds), _listed(lowest), _left(job, rounds))
-        if isinstance(job.recipe.importance, Igia):  # every process scores, and has read the rounds
-            job.state.wait_for_everyone()
-        if job.state.is_main_process:
-            job.folder.write(partial, rounds)
+        round_ = {"removed": lowest, **spared, "scores": left, "samples": found["samples"], **cost}
+        return round_, _listed(lowest) + _left(job, [*rounds, round_])
+
+    rounds = in_rounds(job, partial, next_round)
     return {"scores": rounds[0]["scores"], "samples": rounds[0]["samples"], "rounds": rounds}
 
 

@@ -1,6 +1,5 @@
 """Scores of pairs of neighbouring sublayers, at once or in rounds."""
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,11 +9,10 @@ from depthprune.cost import measured
 from depthprune.model.skip import skipped
 from depthprune.model.sublayers import recomposed
 from depthprune.pipeline.job import Job
+from depthprune.pipeline.rounds import Round, in_rounds
 from depthprune.selection import Iterative
 from depthprune.selection.finite import finite
 from depthprune.selection.pairs import Pair, gone_in, spoken, stack
-
-log = logging.getLogger("depthprune")
 
 
 def pair_scorer(
@@ -36,18 +34,21 @@ def pairs_in_rounds(
     job: Job, scorer: Callable[[Sequence[int]], dict[str, Any]], selection: Iterative, partial: str
 ) -> dict[str, Any]:
     """As the rounds of layers: scores, drops the lowest pair, and again on the layers that are left."""
-    rounds: list[dict[str, Any]] = job.folder.read_if_whole(partial, [])
     sizes, metric, depth = job.inputs.sizes, job.recipe.importance.metric, job.inputs.num_layers
     zeros = [0.0] * depth
-    while selection.next_pairs(zeros, zeros, gone := gone_in(rounds), sizes, selection.step):
+
+    def next_round(rounds: Sequence[Round]) -> tuple[Round, str] | None:
+        gone = gone_in(rounds)
+        if not selection.next_pairs(zeros, zeros, gone, sizes, selection.step):
+            return None
         with measured() as cost:
             found = scorer(gone)
         scores, across = (finite(found[name], metric) for name in ("scores", "across"))
         taken = selection.next_pairs(scores, across, gone, sizes, selection.step)
-        rounds.append({**_round(depth, gone, taken), **_left(depth, gone, scores, across), **cost})
-        log.info("%-8s round %d removes %s", "score", len(rounds), spoken([pair for _, pair in taken]))
-        if job.state.is_main_process:
-            job.folder.write(partial, rounds)
+        round_ = {**_round(depth, gone, taken), **_left(depth, gone, scores, across), **cost}
+        return round_, spoken([pair for _, pair in taken])
+
+    rounds = in_rounds(job, partial, next_round)
     first = rounds[0]
     samples = sum(len(batch["input_ids"]) for batch in job.inputs.batches)
     return {"scores": first["scores"], "across": first["across"], "samples": samples, "rounds": rounds}

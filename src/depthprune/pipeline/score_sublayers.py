@@ -1,6 +1,5 @@
 """Scores of attentions and MLPs one by one, at once or in rounds."""
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,11 +7,10 @@ from torch import nn
 
 from depthprune.cost import measured
 from depthprune.pipeline.job import Job
+from depthprune.pipeline.rounds import Round, in_rounds
 from depthprune.selection import Iterative
 from depthprune.selection.finite import finite
 from depthprune.selection.pairs import gone_in, named
-
-log = logging.getLogger("depthprune")
 
 
 def sublayer_scorer(
@@ -31,10 +29,13 @@ def sublayers_in_rounds(
     job: Job, scorer: Callable[[Sequence[int]], dict[str, Any]], selection: Iterative, partial: str
 ) -> dict[str, Any]:
     """Scores, drops the lowest sublayer, and again on what is left."""
-    rounds: list[dict[str, Any]] = job.folder.read_if_whole(partial, [])
     sizes, metric = job.inputs.sizes, job.recipe.importance.metric
     zeros = [0.0] * (2 * sizes.num_layers)
-    while selection.next_sublayers(zeros, gone := gone_in(rounds), sizes, selection.step):
+
+    def next_round(rounds: Sequence[Round]) -> tuple[Round, str] | None:
+        gone = gone_in(rounds)
+        if not selection.next_sublayers(zeros, gone, sizes, selection.step):
+            return None
         with measured() as cost:
             found = scorer(gone)
         pairs = zip(found["attention"], found["mlp"], strict=True)
@@ -42,10 +43,9 @@ def sublayers_in_rounds(
         taken = selection.next_sublayers(finite(scores, metric), gone, sizes, selection.step)
         went = {part // 2 for part in taken if {part, part ^ 1} <= {*gone, *taken}}
         chosen = {"sublayers": taken, "chosen": [scores[part] for part in taken], "removed": sorted(went)}
-        rounds.append({**chosen, **found, **cost})
-        log.info("%-8s round %d removes %s", "score", len(rounds), ", ".join(map(named, taken)))
-        if job.state.is_main_process:
-            job.folder.write(partial, rounds)
+        return {**chosen, **found, **cost}, ", ".join(map(named, taken))
+
+    rounds = in_rounds(job, partial, next_round)
     first = {name: rounds[0][name] for name in ("scores", "attention", "mlp", "samples")}
     return {**first, "rounds": rounds}
 
