@@ -156,8 +156,6 @@ def warm(place: Path) -> None:
     recipe(place)  # makes model and data
     for module in ("trl", "matplotlib.figure", "depthprune.training.distill"):
         importlib.import_module(module)
-    # Figures write no file of their own, and take a quarter of the time.
-    plots._svg = lambda figure, label: ""
     gc.collect()
     gc.freeze()  # a stage collects garbage when it ends: not all that was loaded here, every time
 
@@ -174,6 +172,8 @@ def in_parallel(calls: list[Callable[[], Callable[[], str | None]]]) -> list[str
 
 def main() -> None:
     torch.set_num_threads(1)
+    # Figures write no file of their own, and take a quarter of the time.
+    plots._svg = lambda figure, label: ""
     place = Path(tempfile.mkdtemp(prefix="depthprune-faults-"))
     warm(place)
     failed = 0
