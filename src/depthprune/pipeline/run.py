@@ -51,7 +51,7 @@ distributed run takes part in it; the main one does the rest alone."""
 SCRATCH: dict[str, Callable[[Job], tuple[str, ...]]] = {
     "score": lambda job: ("rounds-*.json", "scoring"),
     "prune": lambda job: () if job.recipe.keep_gradients else ("gradients",),
-    "select": lambda job: (),
+    "select": lambda job: ("steps-*.json",),
     "answers": lambda job: ("self-data-*.partial",),
     "train": lambda job: ("trainer/train-*",),
     "baseline": lambda job: ("trainer/baseline-*",),

@@ -1,6 +1,7 @@
 """The selection stage: chooses the layers that go → plan.json."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ from depthprune.model.silence import silent_parameters
 from depthprune.model.traits import pruned_config
 from depthprune.pipeline.job import Job
 from depthprune.pipeline.second_opinion import Measurements, guard_of, second_opinion
-from depthprune.recovery.base import Evidence
+from depthprune.recovery.base import Evidence, Taken
 from depthprune.selection import ByRecovery, Plan
 from depthprune.selection.close_calls import close_calls
 from depthprune.selection.guard import guard_notes, opinion_sentence, worse_notes
@@ -19,7 +20,11 @@ log = logging.getLogger("depthprune")
 
 def select(job: Job, digest: str) -> str:
     """Chooses by the scores and the guard, or lets the recovery choose."""
-    plan = _decided(job) if isinstance(job.recipe.selection, ByRecovery) else _by_scores(job)
+    plan = (
+        _decided(job, f"steps-{digest}.json")
+        if isinstance(job.recipe.selection, ByRecovery)
+        else _by_scores(job)
+    )
     job.folder.write("plan.json", plan.to_json())
     removed = f"removes {len(plan.removed)} of {plan.num_layers} layers: {', '.join(map(str, plan.removed))}"
     taken = [f"layer {kept} takes the MLP of layer {gone}" for kept, gone in sorted(plan.mlp_from.items())]
@@ -67,17 +72,24 @@ def _notes(job: Job, found: dict[str, Any], plan: Plan, opinion: dict[str, Any])
     return [*notes, _silent_note(job, plan)] if plan.silenced else notes
 
 
-def _decided(job: Job) -> Plan:
+def _decided(job: Job, partial: str) -> Plan:
     """The plan of a recovery that chooses the layers itself, in the dtype that it will merge in.
+
+    A call that was killed goes on after the last step in the file `partial`.
 
     It merges what it removes, so a bare cut would say nothing of it: no second opinion.
     """
     selection = job.recipe.selection
     assert isinstance(selection, ByRecovery)
     model = job.load(str(job.recipe.model), job.arithmetic.weights(job.dtype))
-    plan = job.recipe.recovery.choose(
-        model, Evidence(batches=job.inputs.batches, dtype=job.dtype), selection, job.inputs.sizes
-    )
+
+    def keep(steps: Sequence[dict[str, Any]], said: str) -> None:
+        job.folder.write(partial, list(steps))
+        log.info("%-8s step %d: %s", "select", len(steps), said)
+
+    taken = Taken(job.folder.read_if_whole(partial, []), keep)
+    evidence = Evidence(batches=job.inputs.batches, dtype=job.dtype, taken=taken)
+    plan = job.recipe.recovery.choose(model, evidence, selection, job.inputs.sizes)
     _check_config(job, plan)
     return plan
 

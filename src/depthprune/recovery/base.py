@@ -1,7 +1,7 @@
 """What the recoveries share: they change weights, on the whole model, before the layers are cut."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """The steps of a long choice, each kept as soon as it is made, so that one that was killed goes on.
+
+    Attributes:
+        steps: what an earlier call left, as JSON.
+        keep: is given all steps, and the last one in words.
+    """
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    keep: "Callable[[Sequence[dict[str, Any]], str], None]" = lambda steps, said: None
+
+    def add(self, step: dict[str, Any], said: str) -> None:
+        """Keeps one more."""
+        self.steps.append(step)
+        self.keep(self.steps, said)
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What a recovery may look at besides the weights.
 
@@ -21,11 +39,13 @@ class Evidence:
         batches: the calibration samples, each [B, T], for recoveries with `needs_calibration`.
         dtype: of the checkpoint that will be written, to which changed weights are rounded before they are
             judged; None for the dtype that they are in.
+        taken: the steps of a choice that is long enough to be killed.
     """
 
     gradients: Path | None = None
     batches: "Sequence[dict[str, torch.Tensor]]" = ()
     dtype: "torch.dtype | None" = None
+    taken: Taken = field(default_factory=Taken)
 
 
 class RecoverySettings(Settings):

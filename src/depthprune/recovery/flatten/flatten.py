@@ -70,12 +70,16 @@ class Flatten(RecoverySettings):
         removable = selection.removable(sizes)
         errors: dict[tuple[int, int], float] = {}
         try:
+            for kept in evidence.taken.steps:
+                search.take(*search.again(kept["step"]))
+                errors = {(a, b): float("inf") if error is None else error for a, b, error in kept["errors"]}
             while selection.missing(search.removed, sizes):
                 step, layer = self._next(search, removable, errors)
                 search.take(step, layer)
                 # Elsewhere the inputs have changed by little, and what is tried is fitted again.
                 touched = {step.first, step.second}
                 errors = {pair: error for pair, error in errors.items() if not touched & {*pair}}
+                evidence.taken.add(_as_json(step, errors), _said(step))
         finally:
             search.undo()
         return _plan(search.steps, sizes.num_layers)
@@ -108,6 +112,18 @@ class Flatten(RecoverySettings):
         order = sorted((pair for pair in errors if errors[pair] < float("inf")), key=errors.__getitem__)
         tried = order[: self.tried if self.choose_by == "loss" else 1]
         return search.best(tried, removable)
+
+
+def _as_json(step: "Step", errors: dict[tuple[int, int], float]) -> dict[str, Any]:
+    """A step, and the errors that still hold after it."""
+    known = [[*pair, error if error < float("inf") else None] for pair, error in errors.items()]
+    return {"step": step.to_json(), "errors": known}
+
+
+def _said(step: "Step") -> str:
+    how = {"flatten": "flattened into one", "refit": f"become layer {step.kept}, its MLP fitted to both"}
+    became = how.get(step.how, f"become layer {step.kept} as it is")
+    return f"layers {step.first} and {step.second} {became} (held-out loss {step.loss:.4f})"
 
 
 def _nearest(layer: int, kept: Sequence[int]) -> int:

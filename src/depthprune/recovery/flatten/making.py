@@ -38,6 +38,7 @@ class Made:
         error: the mean over held-out tokens of ‖ĥ_b − h_b‖²/‖h_b‖².
         rho: the strengths of the ridges of attention and MLP, where they were fitted.
         groups, channels: how many come from either layer, where both were asked.
+        refined: whether a fit through a norm was improved after its closed form.
     """
 
     layer: nn.Module
@@ -47,6 +48,7 @@ class Made:
     rho: tuple[float | None, float | None] = (None, None)
     groups: tuple[int, int] | None = None
     channels: tuple[int, int] | None = None
+    refined: bool = False
 
 
 class Making:
@@ -62,24 +64,28 @@ class Making:
         layer = copy.deepcopy(self.pair.sources[place])
         return Made(layer, "cut", self.error(layer, _side(place)), _side(place))
 
-    def refit(self, place: int, rhos: Sequence[float] | None = None, refine: bool = True) -> Made:
-        """One of the two, 0 or 1, with what its MLP writes fitted to what both did."""
+    def refit(self, place: int, rhos: Sequence[float] | None = None, refine: bool = False) -> Made:
+        """One of the two, 0 or 1, with what its MLP writes fitted to what both did.
+
+        With `refine`, a fit through a norm is improved after its closed form; others are exact.
+        """
         heads, source = _side(place), self.pair.sources[place]
         layer = copy.deepcopy(source)
         start = rows(source.get_submodule(self.mlp.writes)).mT.double()
         fit = self._solved(
-            self.mlp, partial(self._mlp_tokens, source, heads), start, source, rhos or self.rhos
+            self.mlp, partial(self._mlp_tokens, source, heads), start, source, rhos or self.rhos, refine
         )
         put_writes(layer, self.mlp, fit)
-        return Made(layer, "refit", self.error(layer, heads), heads, (None, fit.rho))
+        error = self.error(layer, heads)
+        return Made(layer, "refit", error, heads, (None, fit.rho), refined=refine)
 
     def flatten(
         self,
         heads: Heads,
         rhos: tuple[Sequence[float], Sequence[float]] | None = None,
-        refine: bool = True,
+        refine: bool = False,
     ) -> Made:
-        """Both in one: attention first, then the MLP on the stream behind it."""
+        """Both in one: attention first, then the MLP on the stream behind it; `refine` as for `refit`."""
         for_attention, for_mlp = rhos or (self.rhos, self.rhos)
         layer = copy.deepcopy(self.pair.sources[heads == "second"])
         attention = Attention(self.pair, self._first_pass, heads, for_attention, refine)
@@ -88,7 +94,21 @@ class Making:
         neutral_norm(layer, self.mlp)
         strengths = attention.fit.rho, self._put_mlp(layer, heads, for_mlp, refine)
         groups, channels = attention.groups.counts, self._channels.counts
-        return Made(layer, "flatten", self.error(layer, heads), heads, strengths, groups, channels)
+        error = self.error(layer, heads)
+        return Made(layer, "flatten", error, heads, strengths, groups, channels, refine)
+
+    def refined(self, made: Made) -> Made:
+        """A refitted or flattened layer once more, its fits through norms improved."""
+        attention, mlp = made.rho
+        assert mlp is not None
+        if attention is None:
+            return self.refit(int(made.heads == "second"), (mlp,), refine=True)
+        return self.flatten(made.heads, ((attention,), (mlp,)), refine=True)
+
+    @property
+    def has_norms(self) -> bool:
+        """Whether what is written goes through a norm, for which a closed form is only a start."""
+        return self.attention.after is not None or self.mlp.after is not None
 
     def error(self, layer: nn.Module, heads: Heads) -> float:
         """Of a layer, rounded in place to the dtype of the checkpoint, on the held-out samples."""
@@ -104,7 +124,7 @@ class Making:
         start: Tensor,
         like: nn.Module,
         rhos: Sequence[float],
-        refine: bool = True,
+        refine: bool,
     ) -> Written:
         """What a branch of `like` is to write."""
         after, has_bias = norm_of(like, branch), self.pair.has_bias(branch.writes)

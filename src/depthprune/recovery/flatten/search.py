@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,47 +19,13 @@ from depthprune.recovery.activations import batch_loss, mean_loss
 from depthprune.recovery.base import Evidence
 from depthprune.recovery.flatten.local import EPOCHS, trained
 from depthprune.recovery.flatten.making import Made, Making
-from depthprune.recovery.flatten.pair import Heads, Pair
+from depthprune.recovery.flatten.pair import Pair
+from depthprune.recovery.flatten.step import Step
 from depthprune.recovery.flatten.stream import Stream
 from depthprune.recovery.held_out import split_samples
 
 Places = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One pair that became one layer, as `plan.json` keeps it.
-
-    Attributes:
-        first, second: the pair; one of them is `kept`, in its place in the model.
-        how: `flatten`, `refit` (the kept layer's MLP fitted to the pair), or `cut`.
-        epochs: of training from there, 0 where that was not asked or did not help.
-        heads: where the attention comes from.
-        rho: the strengths of the ridges of attention and MLP.
-        groups, channels: how many come from the first and from the second.
-        error: the mean over held-out tokens of ‖ĥ − h‖²/‖h‖² at the output of the pair.
-        loss: the held-out cross-entropy afterwards, in nats a token.
-    """
-
-    first: int
-    second: int
-    kept: int
-    how: str
-    heads: Heads
-    rho: tuple[float | None, float | None]
-    groups: tuple[int, int] | None
-    channels: tuple[int, int] | None
-    error: float
-    loss: float
-    epochs: int = 0
-
-    @property
-    def removed(self) -> int:
-        return self.first + self.second - self.kept
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands in the plan's `search`."""
-        return asdict(self)
+Tried = tuple[Step, nn.Module]
 
 
 class Search:
@@ -89,6 +55,7 @@ class Search:
         self.whole = [self.layers[i] for i in range(len(self.layers))]
         self.loss = mean_loss(model, self.held_out)
         self._refused: dict[Places, str] = {}
+        self._tried: dict[Places, list[Tried]] = {}
 
     @property
     def left(self) -> list[int]:
@@ -113,17 +80,17 @@ class Search:
         middle = (self.rhos[len(self.rhos) // 2],)
         for making in _told(self.makings(wanted), len(wanted), "pairs of layers, ranked"):
             pair = making.pair
-            made = [making.refit(place, middle, refine=False) for place in (0, 1)]
+            made = [making.refit(place, middle) for place in (0, 1)]
             # Through a norm a closed form is only a start, and a refit ranks as well for half of the work.
             for heads in pair.origins if making.mlp.after is None else ():
-                made += self._flattened(making, heads, (middle, middle), refine=False)
+                made += self._flattened(making, heads, (middle, middle))
             found[pair.first, pair.second] = min(one.error for one in made)
         return found
 
-    def _flattened(self, making: Making, *arguments: Any, **options: Any) -> list[Made]:
+    def _flattened(self, making: Making, *arguments: Any) -> list[Made]:
         """The flattened layer, or none where a pair can only be refitted."""
         try:
-            return [making.flatten(*arguments, **options)]
+            return [making.flatten(*arguments)]
         except UserError as reason:
             self._refused[making.pair.first, making.pair.second] = str(reason)
             return []
@@ -136,21 +103,49 @@ class Search:
             f"into one ({reasons}): choose another recovery"
         )
 
-    def best(self, wanted: Collection[Places], removable: set[int]) -> tuple[Step, nn.Module]:
-        """Of all ways to make one layer of one of these pairs, the one with the lowest held-out loss."""
-        found = []
-        for making in _told(self.makings(wanted), len(wanted), "pairs of layers, tried"):
-            pair = making.pair
-            before = self.streams[1].before(pair.first, self.left)
-            for made, kept in self._ways(making, removable):
-                loss = self._loss_with(pair, made.layer, kept, before)
-                found.append((_step(pair, made, kept, loss), made.layer))
-            if self.trains:
-                starts = _of_each_kind(sorted(found, key=lambda tried: tried[0].loss), pair)
-                found += [self._trained(making, *start, before) for start in starts]
+    def best(self, wanted: Collection[Places], removable: set[int]) -> Tried:
+        """Of all ways to make one layer of one of these pairs, the one with the lowest held-out loss.
+
+        A pair that was tried before, and behind which alone the model has changed, is what it was: its layers
+        are only judged again.
+        """
+        tried = {places: self._judged_again(places) for places in wanted if places in self._tried}
+        fresh = [places for places in wanted if places not in tried]
+        for making in _told(self.makings(fresh), len(fresh), "pairs of layers, tried"):
+            tried[making.pair.first, making.pair.second] = self._candidates(making, removable)
+        if not self.trains:
+            self._tried |= tried
+        found = [one for places in wanted for one in tried.get(places, ())]
         if not found:
             raise self.refusal()
-        return min(found, key=lambda tried: tried[0].loss)
+        return min(found, key=lambda one: one[0].loss)
+
+    def _candidates(self, making: Making, removable: set[int]) -> list[Tried]:
+        """Every way to make one layer of this pair, and what the model loses with it."""
+        pair = making.pair
+        before = self.streams[1].before(pair.first, self.left)
+        ways = list(self._ways(making, removable))
+        if making.has_norms:
+            fitted = [way for way in ways if way[0].how != "cut"]
+            ways += [
+                (making.refined(made), kept)
+                for made, kept in sorted(fitted, key=lambda way: way[0].error)[:1]
+            ]
+        found = []
+        for made, kept in ways:
+            loss = self._loss_with((pair.first, pair.second), made.layer, kept, before)
+            found.append((Step.of(pair, made, kept, loss), made.layer))
+        if self.trains:
+            starts = _of_each_kind(sorted(found, key=lambda tried: tried[0].loss))
+            found += [self._trained(making, *start, before) for start in starts]
+        return found
+
+    def _judged_again(self, places: Places) -> list[Tried]:
+        before = self.streams[1].before(places[0], self.left)
+        return [
+            (replace(step, loss=self._loss_with(places, layer, step.kept, before)), layer)
+            for step, layer in self._tried[places]
+        ]
 
     def _trained(
         self,
@@ -159,17 +154,18 @@ class Search:
         layer: nn.Module,
         before: Sequence[torch.Tensor],
         epochs: int = EPOCHS,
-    ) -> tuple[Step, nn.Module]:
+    ) -> Tried:
         """A step whose layer is trained further."""
         pair = making.pair
+        places = pair.first, pair.second
         layer, best = trained(
-            layer, pair, step.heads, lambda one: self._loss_with(pair, one, step.kept, before), epochs
+            layer, pair, step.heads, lambda one: self._loss_with(places, one, step.kept, before), epochs
         )
         error = making.error(layer, step.heads)
-        loss = self._loss_with(pair, layer, step.kept, before)
+        loss = self._loss_with(places, layer, step.kept, before)
         return replace(step, epochs=best, error=error, loss=loss), layer
 
-    def again(self, recorded: dict[str, Any]) -> tuple[Step, nn.Module]:
+    def again(self, recorded: dict[str, Any]) -> Tried:
         """A step that a search recorded, made again on the same samples."""
         step = Step(**recorded)
         (making,) = self.makings({(step.first, step.second)})
@@ -178,10 +174,10 @@ class Search:
             made = making.cut(place)
         elif step.how == "refit":
             assert mlp is not None
-            made = making.refit(place, (mlp,))
+            made = making.refit(place, (mlp,), step.refined)
         else:
             assert mlp is not None and attention is not None
-            made = making.flatten(step.heads, ((attention,), (mlp,)))
+            made = making.flatten(step.heads, ((attention,), (mlp,)), step.refined)
         if not step.epochs:
             return step, made.layer
         before = self.streams[1].before(step.first, self.left)
@@ -193,12 +189,14 @@ class Search:
         self.removed.append(step.removed)
         self.steps.append(step)
         self.loss = step.loss
+        self._tried = {places: tried for places, tried in self._tried.items() if places[1] < step.first}
 
     def undo(self) -> None:
         """Puts every layer back."""
         for i, layer in enumerate(self.whole):
             self.layers[i] = layer
         self.removed.clear()
+        self._tried.clear()
 
     def _ways(self, making: Making, removable: set[int]) -> Iterator[tuple[Made, int]]:
         """(layer, the place where it stands) of every candidate for a pair."""
@@ -216,9 +214,11 @@ class Search:
                     (made, (pair.first, pair.second)[place]) for made in self._flattened(making, heads)
                 )
 
-    def _loss_with(self, pair: Pair, layer: nn.Module, kept: int, before: Sequence[torch.Tensor]) -> float:
+    def _loss_with(
+        self, places: Places, layer: nn.Module, kept: int, before: Sequence[torch.Tensor]
+    ) -> float:
         """The held-out loss with this layer for the pair, from the pair's input on."""
-        gone = {*self.removed, pair.first + pair.second - kept, *range(pair.first)} - {kept}
+        gone = {*self.removed, *places, *range(places[0])} - {kept}
         sums = []
         with (
             standing_in(self.layers, kept, in_place_of(layer, self.whole[kept])),
@@ -239,26 +239,10 @@ def _told(makings: Iterator[Making], count: int, description: str) -> Iterator[M
             advance(1)
 
 
-def _of_each_kind(tried: Sequence[tuple[Step, nn.Module]], pair: Pair) -> list[tuple[Step, nn.Module]]:
+def _of_each_kind(tried: Sequence[Tried]) -> list[Tried]:
     """Of a pair's candidates, the best first, the best cut and the best of the others, to train from."""
-    mine = [one for one in tried if (one[0].first, one[0].second) == (pair.first, pair.second)]
-    kinds = [[one for one in mine if (one[0].how == "cut") == cut] for cut in (True, False)]
+    kinds = [[one for one in tried if (one[0].how == "cut") == cut] for cut in (True, False)]
     return [kind[0] for kind in kinds if kind]
-
-
-def _step(pair: Pair, made: Made, kept: int, loss: float) -> Step:
-    return Step(
-        pair.first,
-        pair.second,
-        kept,
-        made.how,
-        made.heads,
-        made.rho,
-        made.groups,
-        made.channels,
-        made.error,
-        loss,
-    )
 
 
 @contextmanager

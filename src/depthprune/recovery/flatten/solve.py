@@ -32,6 +32,7 @@ class Written:
     gain: Tensor | None = None
 
 
+@torch.no_grad()
 def solved(
     tokens: Callable[[Sequence[PairStates]], Tokens],
     pair: Pair,
@@ -39,7 +40,7 @@ def solved(
     after: NormAfter | None,
     has_bias: bool,
     rhos: Sequence[float],
-    refine: bool = True,
+    refine: bool = False,
 ) -> Written:
     """argmin Σ w‖t − out(Wᵀz + c)‖² + λ‖W − W⁰‖², of several λ the one that misses least on held-out samples.
 
@@ -78,6 +79,8 @@ def _through_norm(
         fit = problem.fit(rho * problem.scale, steps)
         return Written(rho, fit.weight, gain=fit.gain)
 
+    if refine and len(rhos) == 1:
+        return fitted(rhos[0], STEPS)
     best = least_missed([fitted(rho, 0) for rho in rhos], held_out, after)
     return fitted(best.rho, STEPS) if refine else best
 
