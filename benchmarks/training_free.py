@@ -1,11 +1,12 @@
 """Pruning without training: who chooses the layers, and what repairs the rest.
 
-    python benchmarks/training_free.py --removed 4 2 5 --draws 3 --output out/training-free
+    python benchmarks/training_free.py --removed 2 4 5 --draws 3
+    python benchmarks/training_free.py --model gemma-3-270m-small --removed 2 4 --output out/free-gemma
 
-Every choice of layers is measured bare and with each repair that it allows: GradMAP's projection, ReplaceMe's
-linear map and LLM-Streamline's trained layer where the layers are neighbours, and flatten, which chooses too.
-Perplexity on two texts, for several draws of the calibration samples. Each run has a folder of its own, so
-that a call that was killed goes on; `--table` prints what is there and says what is missing. Seconds are of
+Every choice of layers is measured bare, with the repair of its own paper, and flattened; flatten chooses too.
+Perplexity on two texts, for several draws of the calibration samples. A choice has a run folder of its own,
+in which one repair after the other is made, and each checkpoint that `depthprune run` leaves is measured by
+itself. A killed call goes on; `--table` prints what is there and says what is missing. Seconds are of
 choosing for a bare cut, and of choosing, repairing, saving and checking for a repaired one.
 """
 
@@ -22,6 +23,7 @@ import torch
 import transformers
 
 from depthprune import UserError, load_recipe, run
+from depthprune.pipeline.run import evaluate_model
 
 LAB = Path("../shared/lab")
 UNTRAINED = {"training.method": "none"}
@@ -32,30 +34,45 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "angular, one block (ReplaceMe)": ("replaceme", {}),
     "cosine, one block (LLM-Streamline)": ("llm-streamline", {}),
     "last layers": ("reverse", UNTRAINED),
-    **{f"random, seed {seed}": ("random", {**UNTRAINED, "importance.seed": seed}) for seed in range(5)},
+    "random, another seed a draw": ("random", UNTRAINED),
     "flatten": ("flatten", {}),
 }
-OF_BLOCKS = {
-    "angular, one block (ReplaceMe)": ("projection", "linear", "flatten"),
-    "cosine, one block (LLM-Streamline)": ("replacement-layer",),
+REPAIRS: dict[str, tuple[str, ...]] = {
+    "loss, iterative (SLEB)": ("none", "projection", "flatten"),
+    "gradient norm, iterative (GradMAP)": ("none", "projection", "flatten"),
+    "angular, one block (ReplaceMe)": ("none", "linear", "flatten"),
+    "cosine, one block (LLM-Streamline)": ("none", "replacement-layer", "flatten"),
     "flatten": ("flatten",),
 }
-SCATTERED = ("projection", "flatten")
+"""By choice; the others are measured bare and flattened."""
+
+
+def repairs_of(choice: str) -> tuple[str, ...]:
+    """What is made of a choice, `none` for its bare cut."""
+    return REPAIRS.get(choice, ("none", "flatten"))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: so many layers, chosen and repaired in a way, on one draw of the calibration samples."""
+    """One checkpoint: so many layers, chosen and repaired in a way, on one draw of the samples."""
 
     removed: int
     choice: str
     repair: str
     draw: int
 
-    def folder(self, output: Path) -> Path:
-        """Where it is run."""
-        name = f"{self.removed} {self.choice} {self.repair} draw {self.draw}"
-        return output / "-".join("".join(c if c.isalnum() else " " for c in name).split())
+    @property
+    def chosen(self) -> str:
+        """The name of the folder of the choice."""
+        return _slug(f"{self.removed} {self.choice} draw {self.draw}")
+
+    def result(self, output: Path) -> Path:
+        """Where its measurements are kept."""
+        return output / "results" / f"{self.chosen}-{self.repair}.json"
+
+
+def _slug(words: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in words).split())
 
 
 def cells(asked: argparse.Namespace) -> Iterator[Cell]:
@@ -63,94 +80,101 @@ def cells(asked: argparse.Namespace) -> Iterator[Cell]:
     for removed in asked.removed:
         for draw in range(asked.draws):
             for choice in asked.choices:
-                for repair in OF_BLOCKS.get(choice, SCATTERED):
-                    yield Cell(removed, choice, repair, draw)
+                for repair in repairs_of(choice):
+                    if repair in asked.repairs:
+                        yield Cell(removed, choice, repair, draw)
 
 
 def measure(cell: Cell, asked: argparse.Namespace) -> None:
-    """Runs a cell unless that was done, and keeps what it found in `result.json`."""
-    folder = cell.folder(asked.output)
-    result = folder / "depthprune" / "result.json"
+    """Makes and measures a cell unless that was done, and keeps what was found."""
+    result, folder = cell.result(asked.output), asked.output / cell.chosen
     if result.exists():
         return
     name, settings = CHOICES[cell.choice]
     fewer = asked.repair_layers and cell.repair == "projection"
     start = time.perf_counter()
+    recipe = {
+        "model": asked.model,
+        "calibration": asked.calibration,
+        "calibration_samples.samples": asked.samples,
+        "arithmetic": "float32",
+        "seed": cell.draw,
+        **settings,
+        **({"importance.seed": cell.draw} if name == "random" else {}),
+        "selection.ratio": None,
+        "selection.num_removed": cell.removed,
+        "recovery.method": cell.repair,
+        **({"recovery.layers": asked.repair_layers} if fewer else {}),
+    }
     try:
-        run(
-            load_recipe(
-                name,
-                **{
-                    "model": asked.model,
-                    "calibration": asked.calibration,
-                    "eval": tuple(asked.eval),
-                    "seed": cell.draw,
-                    **settings,
-                    "selection.ratio": None,
-                    "selection.num_removed": cell.removed,
-                    "recovery.method": cell.repair,
-                    "evaluation.max_length": 256,
-                    "evaluation.limit": asked.limit,
-                    **({"recovery.layers": asked.repair_layers} if fewer else {}),
-                },
-            ),
-            folder,
-        )
+        run(load_recipe(name, **recipe), folder, until="prune", overwrite=True)
     except UserError as refusal:
         found: dict[str, Any] = {"refused": str(refusal)}
     else:
-        found = _found(folder)
-    result.parent.mkdir(parents=True, exist_ok=True)
-    partial = result.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=2))
-    partial.replace(result)
-    print(f"{folder.name}: {time.perf_counter() - start:.0f} s", flush=True)
+        found = {**_made(folder), "perplexity": perplexities(str(folder), asked)}
+    _write(result, found)
+    print(f"{result.stem}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def _found(folder: Path) -> dict[str, Any]:
+def _made(folder: Path) -> dict[str, Any]:
     own = {file.stem: json.loads(file.read_text()) for file in (folder / "depthprune").glob("*.json")}
-    rows, stages = own["eval"]["rows"], own["stages"]
-    texts = {
-        name: [result["value"] for result in row["results"] if result["metric"] == "perplexity"]
-        for name, row in rows.items()
-    }
-    choosing = sum(stages[name]["seconds"] for name in ("score", "select") if name in stages)
+    choosing = sum(own["stages"][name]["seconds"] for name in ("score", "select") if name in own["stages"])
     return {
         "removed": own["plan"]["removed"],
         "changed": own["recovery"]["changed_layers"],
-        "base": texts["base"],
-        "bare": texts["pruned"],
-        "repaired": texts.get("repaired", texts["pruned"]),
-        "seconds": {"choosing": choosing, "repairing": stages["prune"]["seconds"]},
+        "seconds": {"choosing": choosing, "repairing": own["stages"]["prune"]["seconds"]},
     }
+
+
+def perplexities(model: str, asked: argparse.Namespace) -> list[float]:
+    """Of a checkpoint, on each text."""
+    settings = {
+        "model": model,
+        "eval": tuple(asked.eval),
+        "arithmetic": "float32",
+        "training.method": "none",
+        "evaluation.max_length": 256,
+        "evaluation.limit": asked.limit,
+    }
+    (row,) = evaluate_model(load_recipe("finetune", **settings))["rows"].values()
+    return [result["value"] for result in row["results"] if result["metric"] == "perplexity"]
+
+
+def _write(path: Path, found: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(found, indent=2))
+    partial.replace(path)
 
 
 def table(asked: argparse.Namespace) -> str:
     """Markdown: a row a choice and repair, means over draws, and each draw's where there are several."""
     results = {}
     for cell in cells(asked):
-        path = cell.folder(asked.output) / "depthprune" / "result.json"
-        if path.exists():
-            results[cell] = json.loads(path.read_text())
+        if cell.result(asked.output).exists():
+            results[cell] = json.loads(cell.result(asked.output).read_text())
     texts = " | ".join(Path(text).stem for text in asked.eval)
     lines = [f"| layers gone | chosen by | repair | {texts} | removed (draw 0) | seconds |"]
     lines.append("|---|---|---|" + "---|" * (len(asked.eval) + 2))
-    whole = next((found for found in results.values() if "base" in found), None)
-    if whole:
-        lines.append("| 0 | – | – | " + " | ".join(f"{value:.1f}" for value in whole["base"]) + " | – | – |")
+    if _whole(asked).exists():
+        whole = json.loads(_whole(asked).read_text())
+        lines.append("| 0 | – | – | " + " | ".join(f"{value:.1f}" for value in whole) + " | – | – |")
     for removed in asked.removed:
         for choice in asked.choices:
-            for row in _rows(removed, choice, results):
-                lines.append(row)
+            lines += _rows(removed, choice, results)
     missing = sum(1 for cell in cells(asked) if cell not in results)
     if missing:
-        lines.append(f"\n**Unfinished: {missing} of {len(list(cells(asked)))} runs are missing.**")
+        lines.append(f"\n**Unfinished: {missing} of {len(list(cells(asked)))} checkpoints are missing.**")
     return "\n".join(lines)
+
+
+def _whole(asked: argparse.Namespace) -> Path:
+    return asked.output / "results" / "whole.json"
 
 
 def _rows(removed: int, choice: str, results: dict[Cell, dict[str, Any]]) -> Iterator[str]:
     """The bare cut of a choice, and each of its repairs."""
-    for i, repair in enumerate(OF_BLOCKS.get(choice, SCATTERED)):
+    for repair in repairs_of(choice):
         mine = [
             found
             for cell, found in results.items()
@@ -159,22 +183,17 @@ def _rows(removed: int, choice: str, results: dict[Cell, dict[str, Any]]) -> Ite
         done = [found for found in mine if "refused" not in found]
         if mine and not done:
             yield f"| {removed} | {choice} | {repair} | refused: {mine[0]['refused']} |"
-        if not done:
-            continue
-        if i == 0 and choice != "flatten":
-            yield _line(removed, choice, "–", done, "bare", [found["seconds"]["choosing"] for found in done])
-        yield _line(
-            removed, choice, repair, done, "repaired", [sum(found["seconds"].values()) for found in done]
-        )
+        if done:
+            yield _line(removed, choice, repair, done)
 
 
-def _line(
-    removed: int, choice: str, repair: str, done: list[dict[str, Any]], which: str, seconds: list[float]
-) -> str:
-    values = [_spread([found[which][i] for found in done]) for i in range(len(done[0][which]))]
+def _line(removed: int, choice: str, repair: str, done: list[dict[str, Any]]) -> str:
+    values = [_spread([found["perplexity"][i] for found in done]) for i in range(len(done[0]["perplexity"]))]
     gone = ", ".join(map(str, done[0]["removed"]))
-    cells_of_row = [str(removed), choice, repair, *values, gone, f"{statistics.mean(seconds):.0f}"]
-    return f"| {' | '.join(cells_of_row)} |"
+    counted = ("choosing",) if repair == "none" else ("choosing", "repairing")
+    seconds = statistics.mean(sum(found["seconds"][stage] for stage in counted) for found in done)
+    bare = "–" if repair == "none" else repair
+    return f"| {' | '.join([str(removed), choice, bare, *values, gone, f'{seconds:.0f}'])} |"
 
 
 def _spread(values: list[float]) -> str:
@@ -192,18 +211,24 @@ def main() -> None:
     parser.add_argument("--removed", nargs="+", type=int, default=[4], help="numbers of layers")
     parser.add_argument("--draws", type=int, default=1, help="of the calibration samples")
     parser.add_argument("--choices", nargs="+", default=list(CHOICES), choices=CHOICES)
+    repairs = sorted({repair for choice in CHOICES for repair in repairs_of(choice)})
+    parser.add_argument("--repairs", nargs="+", default=repairs, choices=repairs)
+    parser.add_argument("--samples", type=int, default=128, help="of calibration, of 128 tokens each")
     parser.add_argument("--limit", type=int, default=200, help="windows of 256 of each text")
     parser.add_argument("--repair-layers", type=int, help="1 is the paper's projection")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     parser.add_argument("--output", type=Path, default=Path("out/training-free"))
     asked = parser.parse_args()
     if not asked.table:
+        if not _whole(asked).exists():
+            _write(_whole(asked), perplexities(asked.model, asked))
         for cell in cells(asked):
             measure(cell, asked)
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"{torch.get_num_threads()} thread(s); {Path(asked.model).name}, "
-        f"calibration {Path(asked.calibration).name}, {asked.limit} windows of 256\n"
+        f"{asked.samples} x 128 tokens of "
+        f"{Path(asked.calibration).name}, {asked.limit} windows of 256\n"
     )
     print(table(asked))
 
