@@ -1,6 +1,7 @@
-"""GradPruner against its controls on AG News topics: three seeds, 25 % and 40 %, all tuned alike.
+"""GradPruner, flatten and controls on AG News topics: three seeds, 25 % and 40 %, all tuned alike.
 
     python benchmarks/news.py --model ../shared/lab/model --data ../shared/lab/data/news
+    python benchmarks/news.py --ratios 0.4 --methods GradPruner flatten "flatten's layers, cut"
     python benchmarks/news.py --table
 
 Each cell is an ordinary run in a folder of its own. Called again, the script goes on where it was; with
@@ -16,7 +17,15 @@ from typing import Any
 
 SEEDS = (1, 2, 3)
 RATIOS = (0.25, 0.4)
-METHODS = {"GradPruner": "gradpruner", "last layers": "reverse", "random layers": "random"}
+METHODS = {
+    "GradPruner": "gradpruner",
+    "last layers": "reverse",
+    "random layers": "random",
+    "flatten": "flatten",
+    "flatten's layers, cut": "reverse",
+}
+LIKE = {"flatten's layers, cut": "flatten"}
+"""Methods that remove the layers of another one's plan, which comes before them."""
 TUNING = {
     "training.method": "full",
     "training.learning_rate": 6e-4,
@@ -29,20 +38,21 @@ TUNING = {
 EVALUATION_ROWS = 800
 
 
-def cells() -> list[dict[str, Any]]:
+def cells(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """Every model of the table, the seeds outermost, so that a part of the work is a whole seed."""
     found = []
     for seed in SEEDS:
         found.append({"name": "dense", "recipe": "finetune", "ratio": None, "seed": seed})
-        for ratio in RATIOS:
-            for name, recipe in METHODS.items():
-                found.append({"name": name, "recipe": recipe, "ratio": ratio, "seed": seed})
+        for ratio in asked.ratios:
+            for name in asked.methods:
+                found.append({"name": name, "recipe": METHODS[name], "ratio": ratio, "seed": seed})
     return found
 
 
 def folder_of(cell: dict[str, Any], output: Path) -> Path:
     """The run folder of a cell."""
-    return output / f"{cell['recipe']}-{cell['ratio'] or 0}-seed{cell['seed']}"
+    slug = "-".join("".join(c if c.isalnum() else " " for c in cell["name"]).split())
+    return output / f"{slug}-{cell['ratio'] or 0}-seed{cell['seed']}"
 
 
 def run_cell(cell: dict[str, Any], model: str, data: Path, output: Path) -> None:
@@ -57,7 +67,13 @@ def run_cell(cell: dict[str, Any], model: str, data: Path, output: Path) -> None
     start = time.perf_counter()
     overrides: dict[str, Any] = {**TUNING, "seed": cell["seed"], "model": model}
     overrides |= {"train": str(data / "train.jsonl"), "eval": (str(data / "test.jsonl"),)}
-    if cell["ratio"]:
+    if cell["name"] in LIKE:
+        other = folder_of({**cell, "name": LIKE[cell["name"]]}, output) / "depthprune" / "plan.json"
+        overrides |= {
+            "selection.method": "explicit",
+            "selection.remove": json.loads(other.read_text())["removed"],
+        }
+    elif cell["ratio"]:
         overrides["selection.ratio"] = cell["ratio"]
     if cell["recipe"] == "random":
         overrides["importance.seed"] = cell["seed"]
@@ -83,30 +99,30 @@ def run_cell(cell: dict[str, Any], model: str, data: Path, output: Path) -> None
     )
 
 
-def table(output: Path) -> str:
+def table(asked: argparse.Namespace) -> str:
     """Markdown: per method and ratio the mean accuracy over seeds, its spread, and the layers that went."""
     results = [
         json.loads(path.read_text())
-        for cell in cells()
-        if (path := folder_of(cell, output) / "depthprune" / "result.json").exists()
+        for cell in cells(asked)
+        if (path := folder_of(cell, asked.output) / "depthprune" / "result.json").exists()
     ]
     lines = [
         "| model | layers | parameters | accuracy, mean of seeds | each seed | removed (seed 1) |",
         "|---|---|---|---|---|---|",
     ]
-    for ratio in (None, *RATIOS):
-        for name in ("dense",) if ratio is None else METHODS:
+    for ratio in (None, *asked.ratios):
+        for name in ("dense",) if ratio is None else asked.methods:
             rows = [row for row in results if row["name"] == name and row["ratio"] == ratio]
             if rows:
                 lines.append(_line(name, ratio, rows))
-    missing = len(cells()) - len(results)
+    missing = len(cells(asked)) - len(results)
     if results:
         majority = results[0]["results"][0]["majority"]
         lines.append(f"| majority class | – | – | {majority:.3f} | | |")
         n, stderr = results[0]["results"][0]["n"], results[0]["results"][0]["stderr"]
         lines.append(f"\nn = {n} test rows; one model's standard error is about {stderr:.3f}.")
     if missing:
-        lines.append(f"\n**Unfinished: {missing} of {len(cells())} models are missing.**")
+        lines.append(f"\n**Unfinished: {missing} of {len(cells(asked))} models are missing.**")
     return "\n".join(lines)
 
 
@@ -129,11 +145,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/lab/data/news"))
     parser.add_argument("--output", type=Path, default=Path("out/news-table"))
     parser.add_argument("--table", action="store_true", help="only print what is there")
-    arguments = parser.parse_args()
-    if not arguments.table:
-        for cell in cells():
-            run_cell(cell, arguments.model, arguments.data, arguments.output)
-    print(table(arguments.output))
+    parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    asked = parser.parse_args()
+    if not asked.table:
+        for cell in cells(asked):
+            run_cell(cell, asked.model, asked.data, asked.output)
+    print(table(asked))
 
 
 if __name__ == "__main__":
