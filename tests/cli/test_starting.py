@@ -45,6 +45,9 @@ REFUSED = [
     ["train", "--model", "m", "--train", "t", "training.method=laro"],
     ["prune", "--model", "m", "--remove", "5-3", "--output", "o"],
     ["inspect", "m", "--ratio", "1"],
+    ["bench", "m", "--shapes", "8"],
+    ["bench", "m", "--seconds", "-1"],
+    ["bench", "m", "--prompts", "p"],
 ]
 
 

@@ -24,10 +24,10 @@ def show_run(folder: Path, until: str, as_json: bool) -> None:
         show_evaluation(artifacts.read("eval.json"), as_json)
     elif artifacts.artifact("select").exists() and until != "score":
         plan = artifacts.read("plan.json")
-        _print_json(plan) if as_json else _print(f"removed {plan['removed']}, kept {plan['kept']}")
+        print_json(plan) if as_json else print_line(f"removed {plan['removed']}, kept {plan['kept']}")
     elif artifacts.artifact("score").exists():
         scores = artifacts.read("scores.json")
-        _print_json(scores) if as_json else _scores(scores)
+        print_json(scores) if as_json else _scores(scores)
     if not as_json:
         name = terminal.one_line(str(folder))
         console.print(Text.assemble((name, "bold"), f": the model; report in {name}/depthprune/report.html"))
@@ -36,7 +36,7 @@ def show_run(folder: Path, until: str, as_json: bool) -> None:
 def show_evaluation(evaluation: dict[str, Any], as_json: bool) -> None:
     """The rows of `eval.json`, with the majority class."""
     if as_json:
-        _print_json(evaluation)
+        print_json(evaluation)
         return
     console.print(eval_table(plain_values(evaluation)))
 
@@ -44,7 +44,7 @@ def show_evaluation(evaluation: dict[str, Any], as_json: bool) -> None:
 def show_estimate(found: dict[str, Any], as_json: bool) -> None:
     """The plan, cost and disk of a run that has not started."""
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     left = found["remaining"]
     rows = [
@@ -54,10 +54,10 @@ def show_estimate(found: dict[str, Any], as_json: bool) -> None:
         *[[f"rows: {name}", f"{count:,}"] for name, count in found["rows"].items() if count],
         *[[f"steps: {name}", f"{count:,}"] for name, count in found["steps"].items()],
         *_recovery_rows(found["recovery"]),
-        *[[f"disk: {name}", _size(count)] for name, count in found["disk"].items() if count],
-        ["disk needed / free", f"{_size(found['disk_needed'])} / {_size(found['disk_free'])}"],
+        *[[f"disk: {name}", size(count)] for name, count in found["disk"].items() if count],
+        ["disk needed / free", f"{size(found['disk_needed'])} / {size(found['disk_free'])}"],
     ]
-    _table(["dry run", str(found["model"])], rows)
+    print_table(["dry run", str(found["model"])], rows)
 
 
 def _recovery_rows(found: dict[str, int]) -> list[list[str]]:
@@ -65,7 +65,7 @@ def _recovery_rows(found: dict[str, int]) -> list[list[str]]:
     if not found:
         return []
     return [
-        ["recovery: beside the model", _size(found["memory"])],
+        ["recovery: beside the model", size(found["memory"])],
         ["recovery: passes over the calibration samples", f"about {found['passes']}"],
     ]
 
@@ -73,7 +73,7 @@ def _recovery_rows(found: dict[str, int]) -> list[list[str]]:
 def show_inspection(found: dict[str, Any], as_json: bool) -> None:
     """A model's layers, and what remains of it at a ratio."""
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     left = found["remaining"]
     layers = found["parameters_per_layer"]
@@ -81,14 +81,14 @@ def show_inspection(found: dict[str, Any], as_json: bool) -> None:
         [_span(first, last), f"{layers[first]:,}", str(found["linears_per_layer"][first])]
         for first, last in _runs(list(zip(layers, found["linears_per_layer"], strict=True)))
     ]
-    _table(["layer", "parameters each", "linears"], rows)
+    print_table(["layer", "parameters each", "linears"], rows)
     outside = found["parameters"] - sum(layers)
     tied = "tied" if found["tied_embeddings"] else "untied"
-    _print(
+    print_line(
         f"{found['model_type']}, {found['num_layers']} layers, {found['parameters']:,} parameters "
         f"in {found['dtype']}, {outside:,} of them outside the layers (embeddings {tied}).\n"
         f"At ratio {found['ratio']:g}: {left['layers']} layers, {left['parameters']:,} parameters "
-        f"({left['parameters_share']:.0%}), {_size(left['bytes'])}, "
+        f"({left['parameters_share']:.0%}), {size(left['bytes'])}, "
         f"{left['cost_share']:.0%} of the cost of a token."
     )
 
@@ -114,7 +114,7 @@ def show_methods(as_json: bool) -> None:
         )
     if as_json:
         methods = {slot: list(known) for slot, (_, known) in SLOTS.items()}
-        _print_json({"recipes": found, "methods": methods})
+        print_json({"recipes": found, "methods": methods})
         return
     slots = ("importance", "selection", "recovery", "training")
     rows = [
@@ -127,9 +127,9 @@ def show_methods(as_json: bool) -> None:
         ]
         for row in found
     ]
-    _table(["recipe", "importance → selection → recovery → training", "needs", "scoring", "paper"], rows)
+    print_table(["recipe", "importance → selection → recovery → training", "needs", "scoring", "paper"], rows)
     for slot, (key, methods) in SLOTS.items():
-        _print(f"{slot}.{key}: {', '.join(methods)}")
+        print_line(f"{slot}.{key}: {', '.join(methods)}")
 
 
 def _needs(recipe: Recipe) -> str:
@@ -149,10 +149,10 @@ def _scores(scores: dict[str, Any]) -> None:
         order = sorted(range(len(values)), key=lambda i: (values[i], -i))
     place = {layer: str(number) for number, layer in enumerate(order, start=1)}
     rows = [[str(i), f"{value:.4g}", place.get(i, "")] for i, value in enumerate(values)]
-    _table(["layer", f"{scores['metric']}{', first round' if rounds else ''}", "goes"], rows)
+    print_table(["layer", f"{scores['metric']}{', first round' if rounds else ''}", "goes"], rows)
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> None:
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for place, column in enumerate(columns):
         table.add_column(_text(column), overflow="fold", no_wrap=place == 0)
@@ -161,7 +161,7 @@ def _table(columns: list[str], rows: list[list[str]]) -> None:
     console.print(table)
 
 
-def _print(line: str) -> None:
+def print_line(line: str) -> None:
     console.print(_text(line))
 
 
@@ -180,7 +180,7 @@ def _span(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}–{last}"
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -188,5 +188,5 @@ def _size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _print_json(content: Any) -> None:
+def print_json(content: Any) -> None:
     print(terminal.as_json(content))
