@@ -1,5 +1,6 @@
 """Works that take turns, so that whatever slows the machine down slows all of them down."""
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -7,19 +8,41 @@ from typing import Any
 
 from depthprune.bench.clock import Span, Timer, Work
 
-FEWEST, MOST = 3, 100
+FEWEST, MOST = 5, 200
 """Rounds of a measurement."""
+SURE = 0.01
+"""A standard error, relative, at which there are rounds enough."""
 
 Rounds = dict[str, list[dict[str, Span]]]
 """By work, round and section."""
 
 
 def in_turns(works: Mapping[str, Work], seconds: float) -> Rounds:
-    """As many rounds as take about so long, `FEWEST` at least, behind one that does not count."""
-    start = time.perf_counter()
+    """Rounds until each section's ratio, or time of one work alone, is `SURE`; one before does not count.
+
+    They end before the seconds are over, but `FEWEST` come in any case.
+    """
     interleaved(works, 1)
-    a_round = time.perf_counter() - start
-    return interleaved(works, max(FEWEST, min(MOST, int(seconds / a_round) - 1)))
+    start = time.perf_counter()
+    found = interleaved(works, FEWEST)
+    for rounds in range(FEWEST, MOST):
+        another = (time.perf_counter() - start) * (rounds + 1) / rounds
+        if another > seconds or _uncertainty(found) <= SURE:
+            break
+        for name, more in interleaved(works, 1).items():
+            found[name] += more
+    return found
+
+
+def _uncertainty(rounds: Rounds) -> float:
+    """The largest relative standard error of a section's processor time, or ratio of two."""
+    works = list(rounds.values())
+    errors = []
+    for section in works[0][0]:
+        times = [[spans[section].processor for spans in runs] for runs in works]
+        found = spread(times[0] if len(times) == 1 else paired_ratios(*times))
+        errors.append(found["error"] / found["median"])
+    return max(errors)
 
 
 def interleaved(works: Mapping[str, Work], rounds: int) -> Rounds:
@@ -45,8 +68,13 @@ def paired_ratios(first: Sequence[float], second: Sequence[float]) -> list[float
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """The median and the quartiles."""
+    """The median, the quartiles, and the median's standard error.
+
+    That is √(π/2)·σ/√n, with σ told from the quartiles as of a normal distribution.
+    """
     if len(values) < 2:
-        return {"median": values[0], "low": values[0], "high": values[0], "n": len(values)}
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "low": low, "high": high, "n": len(values)}
+        low = median = high = values[0]
+    else:
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    error = math.sqrt(math.pi / 2) * (high - low) / 1.349 / math.sqrt(len(values))
+    return {"median": median, "low": low, "high": high, "error": error, "n": len(values)}

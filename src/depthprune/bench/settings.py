@@ -23,10 +23,10 @@ class BenchSettings(Settings):
 
     shapes: tuple[Shape, ...] | None = None
     """By default `DEFAULT_SHAPES`, as far as the models' context goes."""
-    new_tokens: int = Field(32, ge=2)
+    new_tokens: int = Field(8, ge=2)
     """Written after each prompt."""
-    seconds: float = Field(60, gt=0)
-    """About how long the rounds take; there are three at least."""
+    seconds: float = Field(300, gt=0)
+    """At most, about; it ends as soon as the ratios are known to 1 %, or after a few rounds of each."""
     draft_lengths: tuple[int, ...] = (2, 4, 8)
     """Tokens that a draft proposes at a time."""
 
@@ -38,7 +38,9 @@ class BenchSettings(Settings):
         return lengths
 
 
-DEFAULT_SHAPES = (Shape(1, 128), Shape(1, 256), Shape(4, 128))
+DRAFT_TOKENS = 32
+"""New tokens by default where drafts are measured, whose texts should be longer than a draft."""
+DEFAULT_SHAPES = (Shape(1, 64), Shape(4, 64))
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:

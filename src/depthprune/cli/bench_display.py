@@ -27,7 +27,7 @@ def _speed(found: dict[str, Any]) -> None:
     sides = _sides(found)
     for name in sides:
         print_line(f"{name}: {_model(found[name])}")
-    compared = ["ratio", "quartiles", "ideal: flops", "bytes", "n"] if "against" in found else []
+    compared = ["ratio", "±", "ideal: flops", "bytes", "n"] if "against" in found else []
     print_table(
         ["time", "", *sides, *compared], [_times(row, sides, found["ratio_of"]) for row in found["rows"]]
     )
@@ -54,7 +54,7 @@ def _times(row: dict[str, Any], sides: list[str], ratio_of: str) -> list[str]:
     cells += [_time(row[name]["seconds"]["median"] / steps) for name in sides]
     if "ratio" in row:
         ratio, ideal = row["ratio"][ratio_of], row["ideal"]
-        cells += [f"{ratio['median']:.3f}", f"{ratio['low']:.3f}–{ratio['high']:.3f}"]
+        cells += [f"{ratio['median']:.3f}", f"{ratio['error']:.3f}"]
         cells += [f"{ideal['flops']:.3f}", f"{ideal['bytes']:.3f}", str(ratio["n"])]
     return cells
 
@@ -87,8 +87,9 @@ def _how(found: dict[str, Any]) -> None:
     )
     if "against" in found:
         print_line(
-            f"Ratios: {found['ratio_of']}, the model over the other, medians over neighbours of A B A B …. "
-            "Ideal: the same ratio of operations, and of bytes that they read and write, counted as they run."
+            f"Ratios: {found['ratio_of']}, the model over the other, medians over neighbours of A B A B …, ± "
+            "a standard error. Ideal: the same ratio of operations, and of bytes that they read and write, "
+            "counted as they run."
         )
 
 
@@ -97,10 +98,10 @@ def _draft(found: dict[str, Any]) -> None:
     print_line(f"base: {_model(found['base'])}")
     count = len(found["prompts"]["tokens"])
     rows = [
-        ["none", "", _time(found["alone"]["seconds"]["median"]), "", ""],
+        ["none", "", _time(found["alone"]["seconds"]["median"]), "", "", ""],
         *[_draft_row(row, found["ratio_of"], count) for row in found["rows"]],
     ]
-    print_table(["draft length", "accepted a step", "a text", "speed-up (quartiles)", "same text"], rows)
+    print_table(["draft length", "accepted a step", "a text", "speed-up", "±", "same text"], rows)
     print_line(
         f"{count} prompts of {one_line(found['prompts']['source'])}, {found['new_tokens']} new tokens, "
         f"greedy, batch 1, {found['passes_over_prompts']} time(s). Speed-up: {found['ratio_of']} of the base "
@@ -121,6 +122,7 @@ def _draft_row(row: dict[str, Any], ratio_of: str, count: int) -> list[str]:
         str(row["draft_length"]),
         f"{row['accepted_per_step']:.2f}",
         _time(row["seconds"]["median"]),
-        f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})",
+        f"{ratio['median']:.2f}",
+        f"{ratio['error']:.2f}",
         f"{count - len(row['differing'])} of {count}",
     ]

@@ -16,10 +16,15 @@ def bench(
         str | None, typer.Option(help="Measure MODEL as the draft of this one, mostly its own base.")
     ] = None,
     shapes: Annotated[
-        str | None, typer.Option(help="Batch x length, by default 1x128,1x256,4x128.", show_default=False)
+        str | None, typer.Option(help="Batch x length, by default 1x64,4x64.", show_default=False)
     ] = None,
-    new_tokens: Annotated[int, typer.Option(help="Tokens written after each prompt.")] = 32,
-    seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
+    new_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens written after each prompt: 8, by a draft's base 32.", show_default=False),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="At most how long, about; it ends when the ratios are known to 1 %.")
+    ] = 300.0,
     prompts: Annotated[
         str | None, typer.Option(help="Data for --draft-for; by default the run's own evaluation data.")
     ] = None,
@@ -29,12 +34,17 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure speed and memory of a model, side by side with another, or as the draft of its base."""
-    from depthprune.bench.settings import BenchSettings, parse_lengths, parse_shapes
+    from depthprune.bench.settings import DRAFT_TOKENS, BenchSettings, parse_lengths, parse_shapes
     from depthprune.errors import UserError
     from depthprune.settings import build
 
-    values = {"new_tokens": new_tokens, "seconds": seconds, "draft_lengths": parse_lengths(draft_lengths)}
-    settings = build(BenchSettings, {**values, "shapes": parse_shapes(shapes) if shapes else None})
+    values = {
+        "shapes": None if shapes is None else parse_shapes(shapes),
+        "seconds": seconds,
+        "draft_lengths": parse_lengths(draft_lengths),
+    }
+    settings = build(BenchSettings, values | ({} if new_tokens is None else {"new_tokens": new_tokens}))
+    longer = settings.model_copy(update={"new_tokens": new_tokens or DRAFT_TOKENS})
     for option, value in (("--prompts", prompts), ("--chat-template", chat_template)):
         if value is not None and draft_for is None:
             raise UserError(f"{option} is for drafts alone: name the base with --draft-for")
@@ -44,7 +54,7 @@ def bench(
     if draft_for is not None:
         from depthprune.bench.draft import bench_draft
 
-        found["draft"] = bench_draft(model, draft_for, prompts, settings, chat_template, trust_remote_code)
+        found["draft"] = bench_draft(model, draft_for, prompts, longer, chat_template, trust_remote_code)
     if against is not None or draft_for is None:
         from depthprune.bench.bench import bench as measure
 
