@@ -66,7 +66,7 @@ def test_a_cut_as_the_draft_of_its_base(cli, cut):
 
 REFUSED = {
     "--shapes=8": "1x128",
-    "--shapes=1x127": "96 at most",
+    "--shapes=1x127": "120 at most",
     "--new-tokens=1": "new_tokens",
     "--new-tokens=128": "--new-tokens",
     "--seconds=0": "seconds",
