@@ -3,22 +3,23 @@ import statistics
 
 import pytest
 
-from depthprune.evaluation.measurement import Measurement, mean_and_stderr, ratio_and_stderr
+from depthprune.evaluation.measurement import Measurement, ratio_and_stderr
 
 
 def test_stderr_of_a_proportion_is_lm_evals():
-    value, stderr = mean_and_stderr([1.0, 0.0, 0.0, 1.0, 1.0])
+    found = Measurement.mean("d", "accuracy", [1.0, 0.0, 0.0, 1.0, 1.0])
+    value, stderr = found.value, found.stderr
     assert value == 0.6
     assert stderr == pytest.approx(math.sqrt(0.6 * 0.4 / 4))
 
 
 def test_stderr_of_a_mean():
     values = [0.5, 0.1, 0.9, 0.3]
-    assert mean_and_stderr(values)[1] == pytest.approx(statistics.stdev(values) / 2)
+    assert Measurement.mean("d", "accuracy", values).stderr == pytest.approx(statistics.stdev(values) / 2)
 
 
 def test_one_value_has_no_stderr():
-    assert mean_and_stderr([0.5]) == (0.5, None)
+    assert ratio_and_stderr([0.5], [1.0]) == (0.5, None)
 
 
 def test_ratio_weighs_by_count():

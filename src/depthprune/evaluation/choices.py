@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from depthprune.data.examples import Examples
 from depthprune.data.tokens import encode_choices, keep_end, opening
 from depthprune.evaluation.logprobs import target_logprobs
-from depthprune.evaluation.measurement import Measurement, mean_and_stderr
+from depthprune.evaluation.measurement import Measurement
 
 
 @dataclass
@@ -47,8 +47,7 @@ def choice_accuracy(
     for row, row_scores in zip(examples.rows, scores, strict=True):
         best = row_scores.index(max(row_scores))
         hits.append(float(row["choices"][best] == row["completion"]))
-    value, stderr = mean_and_stderr(hits)
-    return Measurement(examples.name, "accuracy", value, len(hits), stderr, majority(examples))
+    return Measurement.mean(examples.name, "accuracy", hits, majority(examples))
 
 
 def choice_scores(

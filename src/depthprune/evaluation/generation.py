@@ -11,7 +11,7 @@ from depthprune.data.batches import token_batches
 from depthprune.data.examples import Examples
 from depthprune.data.tokens import encode_answers
 from depthprune.evaluation.logprobs import batch_tokens
-from depthprune.evaluation.measurement import Measurement, mean_and_stderr
+from depthprune.evaluation.measurement import Measurement
 from depthprune.model.generation import continuations, decoding, fitted
 
 
@@ -41,11 +41,10 @@ def completion_overlap(
         model, tokenizer, [prompt for prompt, _ in encoded], batch_size, length, max_new_tokens
     )
     wanted = [str(tokenizer.decode(ids, skip_special_tokens=True)) for _, ids in encoded]
-    measured = []
-    for metric, row_values in text_overlap(written, wanted).items():
-        value, stderr = mean_and_stderr(row_values)
-        measured.append(Measurement(examples.name, metric, value, len(row_values), stderr))
-    return measured
+    return [
+        Measurement.mean(examples.name, metric, values)
+        for metric, values in text_overlap(written, wanted).items()
+    ]
 
 
 def text_overlap(written: list[str], wanted: list[str]) -> dict[str, list[float]]:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -10,7 +11,7 @@ from depthprune.data.split import spread
 from depthprune.data.tokens import Row, encode, encode_documents, opening, windows
 from depthprune.errors import UserError
 from depthprune.evaluation.logprobs import target_logprobs
-from depthprune.evaluation.measurement import Measurement, ratio_and_stderr
+from depthprune.evaluation.measurement import Measurement
 
 log = logging.getLogger("depthprune")
 
@@ -38,20 +39,12 @@ def text_loss(
     if not rows:
         raise UserError(f"{examples.source}: no text long enough to predict a token of it; give more text")
     rows = _chosen(rows, limit, examples.name)
-    loss, stderr = _token_loss(model, tokenizer, rows, batch_size)
-    of = len(cut) if len(rows) < len(cut) else None
-    perplexity = math.exp(min(loss, 700.0))  # beyond it no float holds it
-    return [
-        Measurement(examples.name, "loss", loss, len(rows), stderr, of=of),
-        Measurement(
-            examples.name,
-            "perplexity",
-            perplexity,
-            len(rows),
-            None if stderr is None else perplexity * stderr,  # the delta method: d exp(x) = exp(x) dx
-            of=of,
-        ),
-    ]
+    loss = Measurement.ratio(examples.name, "loss", *_token_losses(model, tokenizer, rows, batch_size))
+    loss = replace(loss, of=len(cut) if len(rows) < len(cut) else None)
+    perplexity = math.exp(min(loss.value, 700.0))  # beyond it no float holds it
+    # The delta method: d exp(x) = exp(x) dx.
+    stderr = None if loss.stderr is None else perplexity * loss.stderr
+    return [loss, replace(loss, metric="perplexity", value=perplexity, stderr=stderr, rows=None)]
 
 
 def _chosen(rows: list[Row], limit: int | None, name: str) -> list[Row]:
@@ -82,14 +75,13 @@ def completion_loss(
     The standard error counts rows.
     """
     rows = list(encode(examples, tokenizer, length, chat_template))
-    loss, stderr = _token_loss(model, tokenizer, rows, batch_size)
-    return Measurement(examples.name, "loss", loss, len(rows), stderr)
+    return Measurement.ratio(examples.name, "loss", *_token_losses(model, tokenizer, rows, batch_size))
 
 
-def _token_loss(
+def _token_losses(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[Row], batch_size: int
-) -> tuple[float, float | None]:
-    """Mean negative log-likelihood of all learned tokens, and its standard error over the rows."""
+) -> tuple[list[float], list[float]]:
+    """Of each row the summed negative log-likelihood of its learned tokens, and their number."""
     sequences = [row["input_ids"] for row in rows]
     learned = [
         [k for k in range(1, len(ids)) if "completion_mask" not in row or row["completion_mask"][k]]
@@ -103,4 +95,4 @@ def _token_loss(
         [[ids[k] for k in row] for ids, row in zip(sequences, learned, strict=True)],
         batch_size,
     )
-    return ratio_and_stderr([-float(row.sum()) for row in logprobs], [float(len(row)) for row in logprobs])
+    return [-float(row.sum()) for row in logprobs], [float(len(row)) for row in logprobs]

@@ -35,6 +35,8 @@ class Job:
     folder: RunFolder
     state: PartialState
     arithmetic: Arithmetic
+    beside: tuple[Path, ...] | None = None
+    """The other runs of a comparison, if it is one: what one has done serves all."""
 
     @property
     def recipe(self) -> Recipe:

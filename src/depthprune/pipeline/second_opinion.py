@@ -52,7 +52,7 @@ class Measurements:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        key = _key(job)
+        key = key_of(job)
         found: dict[str, Any] = job.folder.read_if_whole(ARTIFACT, {})
         self._found: dict[str, Any] = (
             found if found.get("key") == key else {"key": key, "seconds": 0.0, "cuts": {}}
@@ -234,7 +234,7 @@ def _samples(inputs: Inputs) -> list[dict[str, Any]]:
     )
 
 
-def _key(job: Job) -> str:
+def key_of(job: Job) -> str:
     """A hash of all that the measurements depend on."""
     recipe = job.recipe
     source = recipe.calibration or recipe.train

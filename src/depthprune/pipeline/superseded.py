@@ -14,7 +14,7 @@ from depthprune.pipeline.folder import ARTIFACTS, STAGES, RunFolder
 log = logging.getLogger("depthprune")
 
 SUPERSEDED = "superseded"
-_BESIDE = {"score": ("gradients",)}
+_BESIDE = {"score": ("gradients",), "evaluate": ("per-row.json",)}
 _BARELY_BEGUN = {"recipe.yaml", f".{STAMPS}.partial"}
 _SHARED = {"train": ("training.json", "metrics.jsonl"), "baseline": ("training.json", "metrics.jsonl")}
 """Files that hold the entries of several stages, which replace their own."""
