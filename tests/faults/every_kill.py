@@ -173,7 +173,7 @@ def in_parallel(calls: list[Callable[[], Callable[[], str | None]]]) -> list[str
 def main() -> None:
     torch.set_num_threads(1)
     # Figures write no file of their own, and take a quarter of the time.
-    plots._svg = lambda figure, label: ""
+    plots.svg = lambda figure, label: ""
     place = Path(tempfile.mkdtemp(prefix="depthprune-faults-"))
     warm(place)
     failed = 0

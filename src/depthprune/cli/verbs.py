@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from depthprune.cli import process, terminal
 from depthprune.cli.bench_verb import bench
+from depthprune.cli.compare_verb import compare
 from depthprune.cli.interruption import LINE, Interrupted, interruptible
 from depthprune.cli.model_verbs import export, inspect, prune, verify
 from depthprune.cli.options import Json, Output
@@ -42,7 +43,7 @@ def demo(output: Output = Path("out/demo"), as_json: Json = False) -> None:
 
 
 # In the order of `depthprune --help`.
-for _verb in (run, score, prune, train, evaluate, bench, verify, export, inspect, methods, demo):
+for _verb in (run, compare, score, prune, train, evaluate, bench, verify, export, inspect, methods, demo):
     app.command()(_verb)
 
 

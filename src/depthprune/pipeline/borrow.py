@@ -59,7 +59,7 @@ def _take_stage(job: Job, stage: str, digest: str, lenders: Sequence[RunFolder])
 
 
 def _take_rounds(job: Job, digest: str, lenders: Sequence[RunFolder]) -> None:
-    """The rounds of a selection of which more or less goes: a greedy search of more begins with that of less."""
+    """The rounds of a run that removes more or less: a greedy search of more begins with that of less."""
     selection, sizes = job.recipe.selection, job.inputs.sizes
     partial = f"rounds-{digest}.json"
     if not isinstance(selection, Iterative) or selection.in_pairs or selection.in_sublayers:

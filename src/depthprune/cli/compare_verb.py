@@ -1,0 +1,91 @@
+"""The verb that runs a grid of recipes. It does not import torch before its arguments are parsed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from depthprune.cli.options import (
+    CalibrationData,
+    ChatTemplate,
+    Eval,
+    Json,
+    Model,
+    Train,
+    TrustRemoteCode,
+)
+from depthprune.errors import UserError
+
+
+def compare(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of all runs.")
+    ] = None,
+    recipes: Annotated[str | None, typer.Option(help="Recipes, with commas between them.")] = None,
+    ratios: Annotated[str | None, typer.Option(help="Shares of the layers to remove: 0.25,0.4")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Run everything this many times.")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="A YAML file with recipes, ratios, seeds, settings, vary.")
+    ] = None,
+    model: Model = None,
+    train: Train = None,
+    eval: Eval = None,
+    calibration: CalibrationData = None,
+    chat_template: ChatTemplate = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also tune the whole model, the fair control.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs, and the disk they need.")
+    ] = False,
+    output: Annotated[Path, typer.Option(help="The folder of the comparison.")] = Path("out/compare"),
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Run several recipes on the same model and data, and say which differences the noise allows."""
+    from depthprune.compare.grid import cells_of, read_grid
+    from depthprune.recipe.load import parse_override
+
+    asked = read_grid(
+        grid,
+        recipes=_names(recipes),
+        ratios=_numbers(ratios),
+        seeds=seeds,
+        settings=dict(map(parse_override, overrides)) if overrides else None,
+        baseline=baseline or None,
+    )
+    sources = {
+        "model": model,
+        "train": train,
+        "eval": tuple(eval) if eval else None,
+        "calibration": calibration,
+        "chat_template": chat_template,
+        "trust_remote_code": trust_remote_code or None,
+    }
+    given = {key: value for key, value in sources.items() if value is not None}
+    if "model" not in given:
+        raise UserError("no model to prune: name one with --model")
+    if "eval" not in given and "train" not in given:
+        raise UserError("nothing to measure the models on: give evaluation data with --eval")
+    cells = cells_of(asked, **given)
+    from depthprune.cli import display
+
+    if dry_run:
+        from depthprune.compare.estimate import estimate_grid
+
+        display.show_grid(estimate_grid(cells, output), as_json)
+        return
+    from depthprune.compare.compare import compare as run_comparison
+
+    display.show_comparison(run_comparison(cells, output), output, as_json)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UserError(f"--ratios {text}: write shares with commas between them, such as 0.25,0.4") from None

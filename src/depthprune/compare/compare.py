@@ -1,0 +1,108 @@
+"""Runs a grid, one run after the other, and keeps the table of what is there."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from depthprune.compare.grid import Cell
+from depthprune.compare.results import read_results
+from depthprune.compare.write import RESULTS, write_comparison
+from depthprune.errors import DiskFault, UserError
+from depthprune.files import make_folders, read_object, remove, write_json
+from depthprune.model.arithmetic import choose_arithmetic
+from depthprune.model.loading import load_config
+from depthprune.model.skeleton import skeleton
+from depthprune.pipeline.folder import RunFolder
+from depthprune.pipeline.lock import locked
+from depthprune.pipeline.run import run
+
+log = logging.getLogger("depthprune")
+
+RUNS = "runs"
+FAILED = "failed.json"
+SHARED = ("gradients", "teacher", "steps-*.json")
+"""What runs keep for each other, until all are done."""
+
+
+def compare(cells: Sequence[Cell], output: str | Path) -> dict[str, Any]:
+    """Runs every cell into `output/runs/<name>` and returns what `comparison.json` then holds.
+
+    Cells that are done are not done again, so a comparison that was killed goes on; one that fails is told
+    and does not stop the others. The table and report are written after each run.
+
+    Raises:
+        UserError: the folder is something else, the disk is full, or every run failed.
+    """
+    root = Path(output)
+    _check(root)
+    make_folders(root / RUNS)
+    with locked(root / "lock"):
+        cells = _in_one_arithmetic(cells, root)
+        names = {cell.name for cell in cells}
+        failed = {name: why for name, why in (read_object(root / FAILED) or {}).items() if name in names}
+        for number, cell in enumerate(cells, 1):
+            log.info("run %d of %d: %s", number, len(cells), cell.name)
+            failed.pop(cell.name, None)
+            if (why := _run(cell, cells, root)) is not None:
+                log.error("%s failed: %s", cell.name, why)
+                failed[cell.name] = why
+            write_json(root / FAILED, failed)
+            write_comparison(root, read_results(cells, root / RUNS, failed))
+        if len(failed) == len(cells):
+            raise UserError(f"every run failed: {next(iter(failed.values()))}")
+        if not failed:
+            _clean(root)
+        found = read_object(root / RESULTS)
+        assert found is not None
+        return found
+
+
+def _check(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file: name a folder with --output")
+    if root.is_dir() and any(root.iterdir()) and not (root / RUNS).is_dir():
+        raise UserError(
+            f"{root} exists and is not a comparison of depthprune: name a new folder with --output"
+        )
+
+
+def _run(cell: Cell, cells: Sequence[Cell], root: Path) -> str | None:
+    """Why it failed, if it did."""
+    beside = [root / RUNS / other.name for other in cells if other is not cell]
+    try:
+        run(cell.recipe, root / RUNS / cell.name, beside=beside)
+    except DiskFault:  # the next run would meet it too
+        raise
+    except UserError as problem:
+        return str(problem)
+    except Exception as problem:
+        log.debug("%s", cell.name, exc_info=True)
+        return f"{type(problem).__name__}: {problem}"
+    return None
+
+
+def _in_one_arithmetic(cells: Sequence[Cell], root: Path) -> list[Cell]:
+    """All cells in the arithmetic that is the fastest here, which one trial decides and not one a run."""
+    if any(cell.recipe.arithmetic != "auto" for cell in cells):
+        return list(cells)
+    kept = root / "arithmetic.json"
+    if (found := read_object(kept)) is None:
+        recipe = cells[0].recipe
+        config = load_config(str(recipe.model), recipe.trust_remote_code)
+        model = skeleton(config, recipe.trust_remote_code)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        found = {"dtype": choose_arithmetic(config, parameters, "auto", recipe.trust_remote_code).dtype}
+        write_json(kept, found)
+    if found["dtype"] is None:
+        return list(cells)
+    update = {"arithmetic": found["dtype"]}
+    return [replace(cell, recipe=cell.recipe.model_copy(update=update)) for cell in cells]
+
+
+def _clean(root: Path) -> None:
+    for own in (RunFolder(path).own for path in (root / RUNS).iterdir() if path.is_dir()):
+        for pattern in SHARED:
+            for path in own.glob(pattern):
+                remove(path)

@@ -1,0 +1,150 @@
+"""The grid of a comparison: recipes × how much goes × seeds × whatever else varies."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from depthprune.errors import UserError
+from depthprune.recipe.bounded_yaml import read_yaml
+from depthprune.recipe.load import load_recipe
+from depthprune.recipe.recipe import Recipe
+from depthprune.selection.base import Amount
+from depthprune.settings import Settings, build
+from depthprune.training import NoTraining
+
+DENSE = "finetune"
+"""The recipe of the whole model, tuned alike: the control."""
+TUNED_BY = "lora"
+"""How a recipe without training is tuned where the others are: else they could not be compared."""
+
+SOURCES = ("model", "train", "eval", "calibration", "chat_template")
+
+
+class Grid(Settings):
+    """What a comparison varies, and what all of its runs have in common."""
+
+    recipes: tuple[str, ...] = Field(min_length=1)
+    """Names from `depthprune methods`, or YAML files."""
+    ratios: tuple[float, ...] = Field((0.25,), min_length=1)
+    """The shares of the layers that go."""
+    seeds: int = Field(1, ge=1)
+    """How many: 1, 2, 3, …"""
+    settings: dict[str, Any] = Field({})
+    """Of all runs, by dotted key: `training.max_steps: 30`."""
+    vary: dict[str, tuple[Any, ...]] = Field({})
+    """Settings with the values to try, by dotted key."""
+    baseline: bool = False
+    """Also tune the whole model, once for each way of tuning and each seed."""
+
+    @field_validator("recipes", "ratios")
+    @classmethod
+    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len({*values}) < len(values):
+            raise ValueError("one of them stands there twice")
+        return values
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid.
+
+    Attributes:
+        method: the recipe's name, with what varies if anything does; `dense` for the whole model, tuned.
+        ratio: the share of the layers that goes; None for the whole model.
+        recipe: complete, with model and data.
+    """
+
+    method: str
+    ratio: float | None
+    seed: int
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """Of its folder: what it does, and a hash of all settings. The run itself knows its data."""
+        settings = self.recipe.model_copy(update={**dict.fromkeys(SOURCES), "eval": ()}).as_yaml()
+        words = [self.method, *([] if self.ratio is None else [f"{self.ratio:g}"]), f"seed{self.seed}"]
+        readable = "-".join("".join(c if c.isalnum() or c == "." else " " for c in " ".join(words)).split())
+        return f"{readable[:80]}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
+
+
+def read_grid(path: Path | None, **given: Any) -> Grid:
+    """A grid from a YAML file with the options that were given on top, or of those alone."""
+    values: Any = {}
+    if path is not None:
+        try:
+            values = read_yaml(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as problem:
+            raise UserError(f"{path} cannot be read: {problem}") from None
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+            raise UserError(f"{path} holds no grid: a mapping with recipes, ratios, seeds, … is expected")
+    values |= {key: value for key, value in given.items() if value is not None}
+    if "recipes" not in values:
+        raise UserError("no recipes to compare: name them with --recipes a,b or in a --grid file")
+    return build(Grid, values, "grid")
+
+
+def cells_of(grid: Grid, **sources: Any) -> list[Cell]:
+    """All runs, a seed at a time, so that a part of the work is a whole comparison of one seed.
+
+    Args:
+        sources: `model`, `train`, `eval` and what else says where to read from, as in a recipe.
+
+    Raises:
+        UserError: a recipe or setting that is not one, before anything runs.
+    """
+    if "selection.ratio" in grid.vary or "seed" in grid.vary:
+        raise UserError("vary: name ratios and seeds beside it, as `ratios` and `seeds`")
+    found: list[Cell] = []
+    for seed in range(1, grid.seeds + 1):
+        cells = [
+            _cell(name, varied, ratio, seed, grid, sources)
+            for ratio, name, varied in product(grid.ratios, grid.recipes, _variations(grid.vary))
+        ]
+        found += [*(_controls(cells, seed, sources) if grid.baseline else ()), *cells]
+    return found
+
+
+def _variations(vary: dict[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    for values in product(*vary.values()):
+        yield dict(zip(vary, values, strict=True))
+
+
+def _cell(
+    name: str, varied: dict[str, Any], ratio: float, seed: int, grid: Grid, sources: dict[str, Any]
+) -> Cell:
+    own = load_recipe(name)
+    settings: dict[str, Any] = {"seed": seed, **grid.settings, **varied}
+    if not isinstance(own.selection, Amount):
+        raise UserError(f"{name}: its selection takes no ratio, so that it cannot be compared by one")
+    if sources.get("train") and isinstance(own.training, NoTraining):
+        settings = {"training.method": TUNED_BY, **settings}
+    if "seed" in type(own.importance).model_fields:  # one draw of random layers a seed
+        settings = {"importance.seed": seed, **settings}
+    recipe = load_recipe(name, **{**sources, **settings, "selection.ratio": ratio})
+    words = [Path(name).stem, *(f"{key.rpartition('.')[2]}={value}" for key, value in varied.items())]
+    return Cell(" ".join(words), ratio, seed, recipe)
+
+
+def _controls(cells: list[Cell], seed: int, sources: dict[str, Any]) -> list[Cell]:
+    """The whole model, tuned in each way that one of these runs is."""
+    ways = {cell.recipe.training.model_dump_json(): cell.recipe for cell in cells}
+    tuned = [recipe for recipe in ways.values() if not isinstance(recipe.training, NoTraining)]
+    found = []
+    for recipe in tuned:
+        dense = load_recipe(DENSE, **sources).model_copy(
+            update={
+                key: getattr(recipe, key)
+                for key in ("training", "evaluation", "dtype", "arithmetic", "seed", "chat_template")
+            }
+        )
+        method = "dense" if len(tuned) == 1 else f"dense {recipe.training.method}"
+        found.append(Cell(method, None, seed, dense))
+    if len({cell.method for cell in found}) < len(found):  # one way of tuning, set in several ways
+        found = [Cell(f"{cell.method} {i}", None, seed, cell.recipe) for i, cell in enumerate(found, 1)]
+    return found

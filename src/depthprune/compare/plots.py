@@ -1,0 +1,103 @@
+"""The figures of a comparison."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from depthprune.compare.noise import LOWER_IS_BETTER
+from depthprune.report.drawing import COLOURS, figure, style, svg
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+METHODS = ("#2f6fab", "#c2410c", "#5a7d1f", "#7a3fa0", "#0f766e", "#a16207", "#be185d", "#475569")
+MARKERS = "osD^vPX*"
+
+
+def colours_of(methods: Sequence[str]) -> dict[str, str]:
+    """method → the CSS variable of its colour, which repeats after eight."""
+    return {method: f"method-{i % len(METHODS)}" for i, method in enumerate(methods)}
+
+
+def trade_off(
+    rows: Sequence[Mapping[str, Any]], base: Mapping[str, Any], number: int, title: str
+) -> "Markup":
+    """Quality against parameters: a line a method, with its spread over seeds, and the Pareto front.
+
+    Args:
+        number: of the measure, among those of each row.
+        title: of the measure, for the axis.
+    """
+    points = [row for row in rows if row["values"][number] is not None]
+    methods = list(dict.fromkeys(row["method"] for row in points))
+    with style(f"trade-off-{number}"):
+        drawn, axes = figure(4.0)
+        for i, method in enumerate(methods):
+            mine = sorted((row for row in points if row["method"] == method), key=lambda row: row["share"])
+            axes.errorbar(
+                [100 * row["share"] for row in mine],
+                [row["values"][number]["mean"] for row in mine],
+                yerr=[_spread(row["values"][number]) for row in mine],
+                color=METHODS[i % len(METHODS)],
+                marker=MARKERS[i % len(MARKERS)],
+                linewidth=1.6,
+                markersize=6,
+                capsize=3,
+                label=method,
+            )
+        whole = base["values"][number] if number < len(base["values"]) else None
+        if whole is not None:
+            axes.plot(
+                [100], [whole["value"]], marker="*", markersize=11, color=COLOURS["ink"], linestyle="none"
+            )
+            axes.annotate(
+                "whole, untuned",
+                (100, whole["value"]),
+                xytext=(-8, 6),
+                textcoords="offset points",
+                ha="right",
+            )
+        front = pareto([(row["share"], row["values"][number]["mean"]) for row in points], _lower(title))
+        if len(front) > 1:
+            axes.plot(
+                *zip(*((100 * x, y) for x, y in front), strict=True),
+                color=COLOURS["muted"],
+                linestyle=":",
+                linewidth=1.4,
+                label="Pareto front",
+                zorder=0,
+            )
+        axes.set(xlabel="parameters, % of the whole model's", ylabel=title)
+        axes.grid(axis="y")
+        if _lower(title) and _far_apart(points, number):
+            axes.set_yscale("log")
+        drawn.legend(loc="outside right upper")
+        names = {f"method-{i}": colour for i, colour in enumerate(METHODS)}
+        return svg(drawn, f"{title} against parameters, a line for each method", {**names, **_page()})
+
+
+def _page() -> dict[str, str]:
+    return {name: COLOURS[name] for name in ("ink", "muted", "rule", "paper")}
+
+
+def pareto(points: Sequence[tuple[float, float]], lower_is_better: bool = False) -> list[tuple[float, float]]:
+    """Those that no other beats in both: fewer parameters and better quality; ascending."""
+    sign = -1.0 if lower_is_better else 1.0
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -sign * point[1])):
+        if not front or sign * y > sign * front[-1][1]:
+            front.append((x, y))
+    return front
+
+
+def _lower(title: str) -> bool:
+    return title.split()[0] in LOWER_IS_BETTER
+
+
+def _far_apart(points: Sequence[Mapping[str, Any]], number: int) -> bool:
+    values = [row["values"][number]["mean"] for row in points]
+    return max(values) > 10 * min(values) > 0
+
+
+def _spread(value: Mapping[str, Any]) -> float:
+    """Over seeds, or of one seed over its rows."""
+    return float((value["stderr"] or 0.0) if value["sd"] is None else value["sd"])

@@ -1,0 +1,178 @@
+"""The table of a comparison: a row for each method and size, over its seeds, and what the noise allows."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean, stdev
+from typing import Any
+
+from depthprune.compare.noise import LOWER_IS_BETTER, Difference, compare_all
+from depthprune.compare.results import Measure, Result, Results
+
+BEFORE = ("accuracy", "exact_match", "rougeL", "perplexity", "loss")
+"""Which measure of a dataset is asked first: what a user wants, before what is only near it."""
+
+Size = tuple[float | None, str]
+"""How much goes, and the method."""
+
+
+def comparison(results: Results) -> dict[str, Any]:
+    """The content of `comparison.json`."""
+    groups = grouped(results.done)
+    measures = measures_of(results.done)
+    differences = {
+        ratio: found for ratio in ratios_of(results.done) if (found := _differences(groups, ratio, measures))
+    }
+    whole = results.done[0] if results.done else None
+    return {
+        **results.recipe,
+        "measures": [{"dataset": dataset, "metric": metric} for dataset, metric in measures],
+        "base": None if whole is None else _base(whole, measures),
+        "rows": [_row(method, ratio, found, measures) for (ratio, method), found in groups.items()],
+        "differences": [
+            {"ratio": ratio, "measure": {"dataset": dataset, "metric": metric}, **asdict(one)}
+            for ratio, by_measure in differences.items()
+            for (dataset, metric), found in by_measure.items()
+            for one in found
+        ],
+        "sentences": sentences(results.done, differences, measures),
+        "failed": results.failed,
+        "missing": results.missing,
+        "environment": results.environment,
+    }
+
+
+def grouped(done: Sequence[Result]) -> dict[Size, list[Result]]:
+    """The runs of each method and size: the whole model first, then a ratio after the other."""
+    groups: dict[Size, list[Result]] = defaultdict(list)
+    for ratio in ratios_of(done):
+        for result in done:
+            if result.ratio == ratio:
+                groups[ratio, result.method].append(result)
+    return dict(groups)
+
+
+def ratios_of(done: Sequence[Result]) -> list[float | None]:
+    """None for the whole model, then the ratios, ascending."""
+    found = {result.ratio for result in done}
+    return [*([None] if None in found else []), *sorted(ratio for ratio in found if ratio is not None)]
+
+
+def measures_of(done: Sequence[Result]) -> list[Measure]:
+    """What was measured, dataset by dataset, in the order in which it is asked for."""
+    found = dict.fromkeys(measure for result in done for measure in result.results)
+    datasets = list(dict.fromkeys(dataset for dataset, _ in found))
+
+    def rank(measure: Measure) -> tuple[int, int]:
+        known = measure[1] in BEFORE
+        return datasets.index(measure[0]), BEFORE.index(measure[1]) if known else len(BEFORE)
+
+    return sorted(found, key=rank)
+
+
+def _differences(
+    groups: Mapping[Size, list[Result]], ratio: float | None, measures: Sequence[Measure]
+) -> dict[Measure, list[Difference]]:
+    by_method = {method: found for (size, method), found in groups.items() if size == ratio}
+    found = {measure: compare_all(by_method, measure) for measure in measures}
+    return {measure: tests for measure, tests in found.items() if tests}
+
+
+def _base(whole: Result, measures: Sequence[Measure]) -> dict[str, Any]:
+    return {
+        "layers": whole.num_layers,
+        "parameters": whole.base_parameters,
+        "values": [whole.base[measure] for measure in measures if measure in whole.base],
+    }
+
+
+def _row(
+    method: str, ratio: float | None, found: Sequence[Result], measures: Sequence[Measure]
+) -> dict[str, Any]:
+    first = found[0]
+    return {
+        "method": method,
+        "ratio": ratio,
+        "seeds": [result.seed for result in found],
+        "layers": first.layers,
+        "num_layers": first.num_layers,
+        "parameters": first.parameters,
+        "share": first.parameters / first.base_parameters,
+        "removed": [list(result.removed) for result in found],
+        "values": [_value(measure, [result.results for result in found], first) for measure in measures],
+        "cut": [
+            _value(measure, [result.cut for result in found], first) if first.cut else None
+            for measure in measures
+        ],
+        "seconds": {key: fmean(result.seconds[key] for result in found) for key in first.seconds},
+        "peak_bytes": max(result.peak_bytes for result in found),
+        "runs": [result.name for result in found],
+    }
+
+
+def _value(
+    measure: Measure, found: Sequence[Mapping[Measure, dict[str, Any]]], first: Result
+) -> dict[str, Any] | None:
+    """The mean over seeds, its spread, and how much of the whole model's it is."""
+    each = [results[measure] for results in found if measure in results]
+    if not each:
+        return None
+    values = [one["value"] for one in each]
+    mean, base = fmean(values), first.base.get(measure, {}).get("value")
+    lower = measure[1] in LOWER_IS_BETTER
+    return {
+        "mean": mean,
+        "each": values,
+        "sd": stdev(values) if len(values) > 1 else None,
+        "stderr": each[0]["stderr"],
+        "n": each[0]["n"],
+        "kept": None if not base or not mean else (base / mean if lower else mean / base),
+    }
+
+
+def sentences(
+    done: Sequence[Result],
+    differences: Mapping[float | None, Mapping[Measure, Sequence[Difference]]],
+    measures: Sequence[Measure],
+) -> list[str]:
+    """What the tests allow to say, and no more: of the first measure that was tested, size by size."""
+    found = []
+    for ratio, by_measure in differences.items():
+        if ratio is None:
+            continue
+        measure = next((one for one in measures if one in by_measure), None)
+        if measure is not None:
+            found.append(_sentence(ratio, measure, by_measure[measure], done))
+    seeds = {result.seed for result in done}
+    if found and len(seeds) == 1:
+        found.append("With one seed, the tests know the noise of the rows and not that of tuning again.")
+    return found
+
+
+def _sentence(ratio: float, measure: Measure, tests: Sequence[Difference], done: Sequence[Result]) -> str:
+    dataset, metric = measure
+    best = _best(tests)
+    rows = next(len(result.rows[measure][0]) for result in done if measure in result.rows)
+    beaten = [one.worse for one in tests if one.settled and one.better == best]
+    tied = [one.worse if one.better == best else one.better for one in tests if not one.settled]
+    words = f"With {ratio:.0%} of the layers gone, {best} has the best {metric} on {dataset} ({rows} rows)"
+    if beaten:
+        words += f", clearly better than {_listed(beaten)}"
+    if tied:
+        words += (
+            f"; not told apart from it: {_listed(tied)}"
+            if beaten
+            else f", but nothing tells it apart from {_listed(tied)}"
+        )
+    return words + "."
+
+
+def _best(tests: Sequence[Difference]) -> str:
+    """The method that stands in every test."""
+    names = [{one.better, one.worse} for one in tests]
+    common = set.intersection(*names)
+    return tests[0].better if tests[0].better in common else next(iter(common))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
