@@ -17,7 +17,9 @@ from typing import Any
 
 SEEDS = (1, 2, 3)
 RATIOS = (0.25, 0.4)
+DENSE = "dense"
 METHODS = {
+    DENSE: "finetune",
     "GradPruner": "gradpruner",
     "last layers": "reverse",
     "random layers": "random",
@@ -42,10 +44,12 @@ def cells(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """Every model of the table, the seeds outermost, so that a part of the work is a whole seed."""
     found = []
     for seed in SEEDS:
-        found.append({"name": "dense", "recipe": "finetune", "ratio": None, "seed": seed})
+        if DENSE in asked.methods:
+            found.append({"name": DENSE, "recipe": METHODS[DENSE], "ratio": None, "seed": seed})
         for ratio in asked.ratios:
             for name in asked.methods:
-                found.append({"name": name, "recipe": METHODS[name], "ratio": ratio, "seed": seed})
+                if name != DENSE:
+                    found.append({"name": name, "recipe": METHODS[name], "ratio": ratio, "seed": seed})
     return found
 
 
@@ -111,7 +115,7 @@ def table(asked: argparse.Namespace) -> str:
         "|---|---|---|---|---|---|",
     ]
     for ratio in (None, *asked.ratios):
-        for name in ("dense",) if ratio is None else asked.methods:
+        for name in asked.methods:
             rows = [row for row in results if row["name"] == name and row["ratio"] == ratio]
             if rows:
                 lines.append(_line(name, ratio, rows))
