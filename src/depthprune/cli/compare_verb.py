@@ -75,7 +75,7 @@ def compare(
 
         display.show_grid(estimate_grid(cells, output), as_json)
         return
-    from depthprune.compare.compare import compare as run_comparison
+    from depthprune.compare.runs import compare as run_comparison
 
     display.show_comparison(run_comparison(cells, output), output, as_json)
 

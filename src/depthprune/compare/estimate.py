@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from depthprune.compare.compare import RUNS
 from depthprune.compare.grid import Cell
+from depthprune.compare.runs import RUNS
 from depthprune.pipeline.estimate import estimate
 from depthprune.pipeline.folder import RunFolder
 

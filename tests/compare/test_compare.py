@@ -1,0 +1,95 @@
+"""A comparison from its grid to its report."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import recipe
+
+from depthprune.compare import cells_of, compare, read_grid
+from depthprune.errors import UserError
+
+SETTINGS = {
+    "training.max_steps": 2,
+    "training.per_device_train_batch_size": 4,
+    "training.gradient_accumulation_steps": 1,
+    "calibration_samples.samples": 8,
+    "calibration_samples.length": 16,
+}
+
+
+def cells(tmp_path, recipes=("reverse", "random"), ratios=(0.34,), **given):
+    sources = recipe(tmp_path)
+    grid = read_grid(None, recipes=recipes, ratios=ratios, **{"settings": SETTINGS, **given})
+    return cells_of(grid, model=sources.model, train=sources.train, eval=sources.eval)
+
+
+def test_every_run_is_a_model_and_the_table_holds_all(tmp_path):
+    grid = cells(tmp_path, seeds=2, baseline=True)
+    found = compare(grid, tmp_path / "out")
+    assert found == json.loads((tmp_path / "out/comparison.json").read_text())
+    assert [(row["method"], row["ratio"], row["seeds"]) for row in found["rows"]] == [
+        ("dense", None, [1, 2]),
+        ("reverse", 0.34, [1, 2]),
+        ("random", 0.34, [1, 2]),
+    ]
+    assert not found["failed"] and not found["missing"] and found["sentences"]
+    for row in found["rows"]:
+        for name, value in zip(row["runs"], row["values"][0]["each"], strict=True):
+            folder = tmp_path / "out/runs" / name
+            rows = json.loads((folder / "depthprune/eval.json").read_text())["rows"]
+            assert (folder / "config.json").is_file()
+            assert value == list(rows.values())[-1]["results"][0]["value"]
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").rglob("eval.json")}
+    assert compare(grid, tmp_path / "out") == found
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+
+
+def test_a_run_that_fails_is_told_and_stops_no_other(tmp_path):
+    grid = cells(tmp_path, recipes=("reverse",), ratios=(0.01, 0.34))
+    found = compare(grid, tmp_path / "out")
+    assert [row["ratio"] for row in found["rows"]] == [0.34] and not found["missing"]
+    (why,) = found["failed"].values()
+    assert "0.01" in why and why[:40] in (tmp_path / "out/report.html").read_text()
+    assert compare(cells(tmp_path, recipes=("reverse",)), tmp_path / "out")["failed"] == {}
+
+
+def test_all_failing_is_an_error_and_another_folder_is_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="not a comparison"):
+        compare(cells(tmp_path), tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    with pytest.raises(UserError, match="every run failed"):
+        compare(cells(tmp_path, ratios=(0.01,)), tmp_path / "out")
+
+
+def test_killed_anywhere_it_ends_with_the_same_table(tmp_path):
+    grid = cells(tmp_path)
+    whole = compare(grid, tmp_path / "whole")
+    code = (
+        "import sys, pickle; from depthprune.compare import compare;"
+        "compare(pickle.load(open(sys.argv[1], 'rb')), sys.argv[2])"
+    )
+    (tmp_path / "grid.pickle").write_bytes(pickle.dumps(grid))
+    call = [sys.executable, "-c", code, str(tmp_path / "grid.pickle"), str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for moment in ("runs/*/depthprune/plan.json", "comparison.json"):
+        process = subprocess.Popen(call, env=environment, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not list((tmp_path / "out").glob(moment)):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    again = compare(grid, tmp_path / "out")
+
+    def figures(found):
+        return [(row["method"], row["removed"], row["values"], row["cut"]) for row in found["rows"]]
+
+    assert figures(again) == figures(whole) and again["sentences"] == whole["sentences"]
+    assert not list(Path(tmp_path / "out").rglob("gradients"))

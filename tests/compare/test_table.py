@@ -1,0 +1,78 @@
+"""What comparison.json says, and no more than the tests allow."""
+
+import json
+
+from compare.results_of import result
+
+from depthprune.compare.page import html_page, marks
+from depthprune.compare.plots import pareto
+from depthprune.compare.results import Results
+from depthprune.compare.table import comparison, grouped
+
+GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 30 + [0.0] * 70
+NEARLY = [1.0] * 89 + [0.0] * 11
+
+
+def found(done, **rest):
+    return comparison(
+        Results(
+            done,
+            rest.get("failed", {}),
+            rest.get("missing", []),
+            {},
+            {"model": "x/lab", "train": None, "eval": (), "calibration": None},
+        )
+    )
+
+
+def test_a_clear_difference_is_said_and_a_tie_is_called_one():
+    said = found([result("a", GOOD), result("b", BAD), result("c", NEARLY)])
+    assert said["sentences"] == [
+        "With 25% of the layers gone, a has the best accuracy on news (100 rows), clearly better than b; "
+        "not told apart from it: c.",
+        "With one seed, the tests know the noise of the rows and not that of tuning again.",
+    ]
+    assert marks(said) == {(0.25, "a", 0): "best", (0.25, "c", 0): "tied"}
+
+
+def test_the_best_of_ties_only():
+    said = found([result("a", GOOD), result("c", NEARLY)])
+    assert "but nothing tells it apart from c." in said["sentences"][0]
+
+
+def test_means_spread_and_share_of_the_whole():
+    runs = [result("a", GOOD, 1), result("a", BAD, 2), result("dense", GOOD, 1, None, removed=())]
+    said = found(runs, failed={"z-1": "why"}, missing=["y-1"])
+    dense, row = said["rows"]
+    assert (dense["method"], dense["ratio"], row["seeds"]) == ("dense", None, [1, 2])
+    (value,) = row["values"]
+    assert (
+        value["each"] == [0.9, 0.3] and abs(value["mean"] - 0.6) < 1e-9 and abs(value["kept"] - 0.75) < 1e-9
+    )
+    assert said["failed"] == {"z-1": "why"} and said["missing"] == ["y-1"]
+    assert list(grouped(runs)) == [(None, "dense"), (0.25, "a")]
+    json.dumps(said, allow_nan=False)
+
+
+def test_nothing_done_yet_is_a_page_too():
+    page = html_page(found([], missing=["a", "b"]))
+    assert "Unfinished: 2 runs of 2 still to come" in page and "<table" not in page
+
+
+def test_every_number_of_a_row_is_on_the_page():
+    said = found([result("a", GOOD), result("b", BAD, removed=(3,))])
+    page = html_page(said)
+    for row in said["rows"]:
+        assert f'value="{row["values"][0]["mean"]}"' in page and f'value="{row["parameters"]}"' in page
+    assert page.count("<svg") == 1 and "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_names_that_are_markup_stay_text():
+    page = html_page(found([result("<script>x</script>", GOOD), result("b", BAD)]))
+    assert "<script>x" not in page
+
+
+def test_pareto_front():
+    points = [(0.5, 0.6), (0.6, 0.5), (0.7, 0.8), (0.5, 0.4), (1.0, 0.8)]
+    assert pareto(points) == [(0.5, 0.6), (0.7, 0.8)]
+    assert pareto(points, lower_is_better=True) == [(0.5, 0.4)]

@@ -1,0 +1,101 @@
+"""Runs beside each other: what one has done serves the next, and changes nothing of what it finds."""
+
+import json
+
+import pytest
+from runs import recipe
+from safetensors.torch import load_file
+
+from depthprune import run
+
+SMALL = {
+    "training.method": "none",
+    "calibration_samples.samples": 16,
+    "calibration_samples.length": 24,
+    "calibration_samples.batch_size": 8,
+    "selection.ratio": None,
+}
+
+
+def own(folder, name):
+    return json.loads((folder / "depthprune" / name).read_text())
+
+
+def without_cost(found):
+    if isinstance(found, dict):
+        costs = ("seconds", "peak_bytes", "from")
+        return {key: without_cost(value) for key, value in found.items() if key not in costs}
+    return [without_cost(one) for one in found] if isinstance(found, list) else found
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same_weights(one, other):
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(first[key].equal(second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("name", "begun"), [("sleb", "rounds-*.json"), ("flatten", "steps-*.json"), ("gradmap", "rounds-*.json")]
+)
+@pytest.mark.parametrize("amounts", [(1, 3), (3, 1)])
+def test_a_greedy_search_begins_with_that_of_another_amount(tmp_path, caplog, name, begun, amounts):
+    caplog.set_level("INFO", "depthprune")
+    first, second = (recipe(tmp_path, name, **{**SMALL, "selection.num_removed": n}) for n in amounts)
+    lender = run(first, tmp_path / "first", beside=())
+    caplog.clear()
+    borrower = run(second, tmp_path / "second", beside=(lender,))
+    steps = [line for line in caplog.messages if " removes " in line or " step " in line]
+    taken = [line for line in caplog.messages if "are taken from another run" in line]
+    assert len(taken) == 1 and f"the first {min(amounts)} steps" in taken[0]
+    searched = [line for line in steps if "round" in line or "step" in line]
+    assert len(searched) == max(0, amounts[1] - amounts[0])
+    alone = run(second, tmp_path / "alone")
+    assert own(borrower, "plan.json") == own(alone, "plan.json")
+    assert without_cost(own(borrower, "scores.json")) == without_cost(own(alone, "scores.json"))
+    assert same_weights(borrower, alone)
+    assert not list((alone / "depthprune").glob(begun))
+
+
+def test_scores_gradients_and_rows_serve_another_ratio(tmp_path, caplog):
+    caplog.set_level("INFO", "depthprune")
+    first, second = (recipe(tmp_path, **{"selection.ratio": ratio}) for ratio in (0.34, 0.5))
+    lender = run(first, tmp_path / "first", beside=())
+    assert (lender / "depthprune" / "gradients").is_dir()
+    caplog.clear()
+    borrower = run(second, tmp_path / "second", beside=(lender,))
+    assert "score    taken from first" in caplog.messages
+    assert own(borrower, "stages.json")["score"]["from"] == "first"
+    alone = run(second, tmp_path / "alone")
+    assert own(borrower, "scores.json")["scores"] == own(alone, "scores.json")["scores"]
+    assert same_weights(borrower, alone)
+    rows, naive = own(borrower, "eval.json")["rows"], own(alone, "eval.json")["rows"]
+    assert rows["base"]["from"] == "first" and "from" not in rows["pruned"]
+    assert without_cost(rows) == without_cost(naive)
+    assert own(borrower, "per-row.json") == own(alone, "per-row.json")
+
+
+def test_what_is_of_other_data_or_settings_is_not_taken(tmp_path):
+    settings = {**SMALL, "selection.num_removed": 2}
+    lender = run(recipe(tmp_path, "sleb", **settings), tmp_path / "first", beside=())
+    for changes in ({"seed": 7}, {"calibration_samples.samples": 12}, {"evaluation.limit": 8}):
+        borrower = run(
+            recipe(tmp_path, "sleb", **{**settings, **changes}), tmp_path / str(changes), beside=(lender,)
+        )
+        stages, rows = own(borrower, "stages.json"), own(borrower, "eval.json")["rows"]
+        assert ("from" in stages["score"]) == ("evaluation.limit" in changes)
+        assert ("from" in rows["base"]) == ("evaluation.limit" not in changes)
+
+
+def test_a_lender_that_is_torn_or_no_run_is_passed_over(tmp_path):
+    settings = {**SMALL, "selection.num_removed": 2}
+    lender = run(recipe(tmp_path, "sleb", **settings), tmp_path / "first", beside=())
+    for name in ("scores.json", "eval.json", "recipe.yaml"):
+        (lender / "depthprune" / name).write_text("{")
+    (tmp_path / "empty").mkdir()
+    beside = (lender, tmp_path / "empty", tmp_path / "none")
+    borrower = run(recipe(tmp_path, "sleb", **settings), tmp_path / "second", beside=beside)
+    assert "from" not in own(borrower, "stages.json")["score"]
+    assert "from" not in own(borrower, "eval.json")["rows"]["base"]
