@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 METHODS = ("#2f6fab", "#c2410c", "#5a7d1f", "#7a3fa0", "#0f766e", "#a16207", "#be185d", "#475569")
 MARKERS = "osD^vPX*"
+DODGE = 0.2
+"""Points of equal size stand this far apart, in percent, so that their bars can be told apart."""
 
 
 def colours_of(methods: Sequence[str]) -> dict[str, str]:
@@ -34,7 +36,7 @@ def trade_off(
         for i, method in enumerate(methods):
             mine = sorted((row for row in points if row["method"] == method), key=lambda row: row["share"])
             axes.errorbar(
-                [100 * row["share"] for row in mine],
+                [100 * row["share"] + DODGE * (i - (len(methods) - 1) / 2) for row in mine],
                 [row["values"][number]["mean"] for row in mine],
                 yerr=[_spread(row["values"][number]) for row in mine],
                 color=METHODS[i % len(METHODS)],
