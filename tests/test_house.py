@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "src" / "depthprune"
 STAGES = {"score", "select", "prune", "train", "evaluate"}
 METHODS = {"model", "importance", "selection", "recovery"}
-ABOVE = {"pipeline", "recipe", "cli", "report"}
+ABOVE = {"pipeline", "recipe", "cli", "report", "compare", "bench"}
 
 
 def modules() -> dict[str, Path]:

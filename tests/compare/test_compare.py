@@ -93,3 +93,25 @@ def test_killed_anywhere_it_ends_with_the_same_table(tmp_path):
 
     assert figures(again) == figures(whole) and again["sentences"] == whole["sentences"]
     assert not list(Path(tmp_path / "out").rglob("gradients"))
+
+
+def test_the_verb_shows_the_grid_then_the_table(tmp_path, capsys, monkeypatch):
+    from depthprune.cli import verbs
+
+    sources = recipe(tmp_path)
+    call = ["depthprune", "compare", "--recipes", "reverse,random", "--ratios", "0.34", "--output"]
+    call += [str(tmp_path / "out"), "--model", str(sources.model), "--train", str(sources.train)]
+    call += ["--eval", sources.eval[0], *(f"{key}={value}" for key, value in SETTINGS.items())]
+
+    def said(*more):
+        monkeypatch.setattr(sys, "argv", [*call, *more])
+        with pytest.raises(SystemExit) as ended:
+            verbs.main()
+        return ended.value.code or 0, capsys.readouterr()
+
+    code, printed = said("--dry-run", "--json")
+    assert code == 0 and len(json.loads(printed.out)["runs"]) == 2 and not (tmp_path / "out").exists()
+    code, printed = said()
+    assert code == 0 and "whole, untuned" in printed.out and "report.html" in printed.out
+    code, printed = said("--ratios", "a quarter")
+    assert code == 2 and printed.err.strip().count("\n") == 0

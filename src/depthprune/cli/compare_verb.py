@@ -68,16 +68,16 @@ def compare(
     if "eval" not in given and "train" not in given:
         raise UserError("nothing to measure the models on: give evaluation data with --eval")
     cells = cells_of(asked, **given)
-    from depthprune.cli import display
+    from depthprune.cli.compare_display import show_comparison, show_grid
 
     if dry_run:
         from depthprune.compare.estimate import estimate_grid
 
-        display.show_grid(estimate_grid(cells, output), as_json)
+        show_grid(estimate_grid(cells, output), as_json)
         return
     from depthprune.compare.runs import compare as run_comparison
 
-    display.show_comparison(run_comparison(cells, output), output, as_json)
+    show_comparison(run_comparison(cells, output), output, as_json)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

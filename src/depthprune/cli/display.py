@@ -41,40 +41,6 @@ def show_evaluation(evaluation: dict[str, Any], as_json: bool) -> None:
     console.print(eval_table(plain_values(evaluation)))
 
 
-def show_comparison(found: dict[str, Any], folder: Path, as_json: bool) -> None:
-    """The table of a comparison, and what its tests allow to say."""
-    if as_json:
-        _print_json(found)
-        return
-    from depthprune.compare.terminal import comparison_table
-
-    console.print(comparison_table(plain_values(found)))
-    for sentence in found["sentences"]:
-        _print(sentence)
-    for name, why in found["failed"].items():
-        _print(f"{name} failed: {why}")
-    _print(f"{folder}/report.html: the report; every run is a model in {folder}/runs")
-
-
-def show_grid(found: dict[str, Any], as_json: bool) -> None:
-    """The runs of a comparison that has not started."""
-    if as_json:
-        _print_json(found)
-        return
-    rows = [
-        [
-            one["run"],
-            str(one["layers"]),
-            f"{one['parameters']:,}",
-            " + ".join(f"{count} {name}" for name, count in one["steps"].items()) or "–",
-            "done" if one["done"] else _size(one["disk"]),
-        ]
-        for one in found["runs"]
-    ]
-    _table(["run", "layers", "parameters", "steps", "disk"], rows)
-    _print(f"disk needed: {_size(found['disk_needed'])}, free: {_size(found['disk_free'])}")
-
-
 def show_estimate(found: dict[str, Any], as_json: bool) -> None:
     """The plan, cost and disk of a run that has not started."""
     if as_json:
