@@ -48,6 +48,18 @@ def test_a_lora_step_leaves_the_model_as_it_was():
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_mixture_can_be_stepped():
+    tokenizer = tiny_tokenizer()
+    model = tiny_model("mixtral", layers=2, vocab_size=len(tokenizer))
+    for settings in (Lora(**STEP), Full(**STEP)):
+        before = copy.deepcopy(model.state_dict())
+        settings.choose_trained(model)
+        with stepper(model, tokenizer, settings, 8) as steps:
+            interleaved({"it": steps.work(torch.arange(8)[None], "step")}, 1)
+        changed = [name for name, weight in model.state_dict().items() if not weight.equal(before[name])]
+        assert bool(changed) == isinstance(settings, Full)
+
+
 def test_what_lies_in_memory_between_steps_is_weights_and_two_moments():
     model, tokenizer, rows = model_and_rows()
     with stepper(model, tokenizer, Full(**STEP), 12) as steps:

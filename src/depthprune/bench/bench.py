@@ -79,10 +79,11 @@ def _measure(
         held = {name: held_bytes((*model.parameters(), *model.buffers())) for name, model in models.items()}
         for shape, ids in prompts.items():
             works = {name: generation(model, ids, settings.new_tokens) for name, model in models.items()}
-            rows += rows_of(shape, settings.new_tokens, *measure(works, held))
+            with explained(f"--shapes {shape.batch}x{shape.length}: generation fails"):
+                rows += rows_of(shape, settings.new_tokens, *measure(works, held))
         for what in TRAININGS:
             try:
-                with explained(what), _steppers(what, models, found, arithmetic, shapes) as steppers:
+                with explained("it fails"), _steppers(what, models, found, arithmetic, shapes) as steppers:
                     held = {name: stepper.held_bytes() for name, stepper in steppers.items()}
                     for shape, ids in prompts.items():
                         works = {name: stepper.work(ids, what) for name, stepper in steppers.items()}

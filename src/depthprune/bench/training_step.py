@@ -25,6 +25,7 @@ class Stepper:
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         trainer.create_optimizer()
+        trainer.current_gradient_accumulation_steps = 1  # which its own loop would set, and mixtures read
         self.model, self.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
         trainer.model_wrapped = self.model
         self.work(torch.arange(8)[None], "")(lambda _: nullcontext())  # makes the moments
