@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from runs import recipe
 
+from depthprune.cli.other_verbs import report
 from depthprune.compare import cells_of, compare, read_grid
 from depthprune.errors import UserError
 
@@ -115,3 +116,21 @@ def test_the_verb_shows_the_grid_then_the_table(tmp_path, capsys, monkeypatch):
     assert code == 0 and "whole, untuned" in printed.out and "report.html" in printed.out
     code, printed = said("--ratios", "a quarter")
     assert code == 2 and printed.err.strip().count("\n") == 0
+
+
+def test_its_report_is_written_again(tmp_path):
+    grid = cells(tmp_path, recipes=("reverse",))
+    compare(grid, tmp_path / "out")
+    written = (tmp_path / "out/report.html").read_text()
+    (tmp_path / "out/report.html").unlink()
+    report(tmp_path / "out")
+    assert (tmp_path / "out/report.html").read_text() == written
+    run = tmp_path / "out/runs" / grid[0].name
+    (run / "depthprune/report.html").unlink()
+    report(run)
+    assert (run / "depthprune/report.html").is_file()
+    (tmp_path / "out/comparison.json").write_text("{")
+    with pytest.raises(UserError, match="torn"):
+        report(tmp_path / "out")
+    with pytest.raises(UserError, match="neither"):
+        report(tmp_path / "none")

@@ -16,6 +16,7 @@ from depthprune.cli.compare_verb import compare
 from depthprune.cli.interruption import LINE, Interrupted, interruptible
 from depthprune.cli.model_verbs import export, inspect, prune, verify
 from depthprune.cli.options import Json, Output
+from depthprune.cli.other_verbs import report, schema
 from depthprune.cli.run_verbs import evaluate, run, score, train
 from depthprune.errors import UserError, disk_fault
 
@@ -43,7 +44,9 @@ def demo(output: Output = Path("out/demo"), as_json: Json = False) -> None:
 
 
 # In the order of `depthprune --help`.
-for _verb in (run, compare, score, prune, train, evaluate, bench, verify, export, inspect, methods, demo):
+_RUNS = (run, compare, score, prune, train, evaluate)
+_MODELS = (bench, verify, export, inspect, report)
+for _verb in (*_RUNS, *_MODELS, methods, schema, demo):
     app.command()(_verb)
 
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,13 @@ def compare(cells: Sequence[Cell], output: str | Path) -> dict[str, Any]:
     _check(root)
     make_folders(root / RUNS)
     with locked(root / "lock"):
-        cells = _in_one_arithmetic(cells, root)
+        arithmetic = _one_arithmetic(cells, root)
         names = {cell.name for cell in cells}
         failed = {name: why for name, why in (read_object(root / FAILED) or {}).items() if name in names}
         for number, cell in enumerate(cells, 1):
             log.info("run %d of %d: %s", number, len(cells), cell.name)
             failed.pop(cell.name, None)
-            if (why := _run(cell, cells, root)) is not None:
+            if (why := _run(cell, cells, root, arithmetic)) is not None:
                 log.error("%s failed: %s", cell.name, why)
                 failed[cell.name] = why
             write_json(root / FAILED, failed)
@@ -68,11 +67,11 @@ def _check(root: Path) -> None:
         )
 
 
-def _run(cell: Cell, cells: Sequence[Cell], root: Path) -> str | None:
+def _run(cell: Cell, cells: Sequence[Cell], root: Path, arithmetic: dict[str, str]) -> str | None:
     """Why it failed, if it did."""
     beside = [root / RUNS / other.name for other in cells if other is not cell]
     try:
-        run(cell.recipe, root / RUNS / cell.name, beside=beside)
+        run(cell.recipe.model_copy(update=arithmetic), root / RUNS / cell.name, beside=beside)
     except DiskFault:  # the next run would meet it too
         raise
     except UserError as problem:
@@ -83,10 +82,10 @@ def _run(cell: Cell, cells: Sequence[Cell], root: Path) -> str | None:
     return None
 
 
-def _in_one_arithmetic(cells: Sequence[Cell], root: Path) -> list[Cell]:
-    """All cells in the arithmetic that is the fastest here, which one trial decides and not one a run."""
+def _one_arithmetic(cells: Sequence[Cell], root: Path) -> dict[str, str]:
+    """The setting for all cells: what is fastest here, which one trial decides and not one a run."""
     if any(cell.recipe.arithmetic != "auto" for cell in cells):
-        return list(cells)
+        return {}
     kept = root / "arithmetic.json"
     if (found := read_object(kept)) is None:
         recipe = cells[0].recipe
@@ -95,10 +94,7 @@ def _in_one_arithmetic(cells: Sequence[Cell], root: Path) -> list[Cell]:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         found = {"dtype": choose_arithmetic(config, parameters, "auto", recipe.trust_remote_code).dtype}
         write_json(kept, found)
-    if found["dtype"] is None:
-        return list(cells)
-    update = {"arithmetic": found["dtype"]}
-    return [replace(cell, recipe=cell.recipe.model_copy(update=update)) for cell in cells]
+    return {} if found["dtype"] is None else {"arithmetic": found["dtype"]}
 
 
 def _clean(root: Path) -> None:

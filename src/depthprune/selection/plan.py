@@ -149,7 +149,9 @@ def parse_mlp_from(pairs: str) -> dict[int, int]:
     return found
 
 
-Layers = Annotated[tuple[int, ...], BeforeValidator(parse_layers)]
+Layers = Annotated[
+    tuple[int, ...], BeforeValidator(parse_layers, json_schema_input_type=int | str | list[int | str])
+]
 
 
 def resolve_layers(layers: Iterable[int], num_layers: int, what: str) -> list[int]:
