@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from depthprune.bench.clock import Section, Span, Work
 from depthprune.bench.interleave import interleaved, spread
-from depthprune.bench.models import common_arithmetic, described, find
+from depthprune.bench.models import Candidate, common_arithmetic, described, find
 from depthprune.bench.prompts import find_prompts, load_prompts
 from depthprune.bench.rows import PROCESSOR, WALL
 from depthprune.bench.settings import BenchSettings
@@ -94,30 +94,20 @@ def bench_draft(
     and for prompts that cannot be read.
     """
     found = {"draft": find(draft, trust_remote_code), "base": find(base, trust_remote_code)}
-    if found["draft"].vocabulary != found["base"].vocabulary:
-        raise UserError(
-            f"{draft} has {found['draft'].vocabulary} tokens and {base} {found['base'].vocabulary}: a draft "
-            "needs its base's vocabulary"
-        )
+    _check_vocabularies(**found)
     source, tokenizer = find_prompts(draft, source), load_tokenizer(base, trust_remote_code)
     contexts = [one.context for one in found.values() if one.context is not None]
+    context, vocabulary = min(contexts, default=None), found["base"].vocabulary
     prompts, new_tokens = load_prompts(
-        source,
-        tokenizer,
-        found["base"].vocabulary,
-        settings.new_tokens,
-        min(contexts, default=None),
-        chat_template,
+        source, tokenizer, vocabulary, settings.new_tokens, context, chat_template
     )
     arithmetic = common_arithmetic(list(found.values()))
     models = {name: candidate.load(arithmetic) for name, candidate in found.items()}
     decode = decoding(models["base"], tokenizer, new_tokens)
     if decode.eos_token_id:  # a text at a time has no padding, and generate must not see any in the prompt
         decode.pad_token_id = decode.eos_token_id[0]
-    ways = {
-        length: Way(models["base"], models["draft"], decode, length)
-        for length in (0, *settings.draft_lengths)
-    }
+    pair, lengths = (models["base"], models["draft"]), (0, *settings.draft_lengths)
+    ways = {length: Way(*pair, decode, length) for length in lengths}
     with explained(f"{base} with {draft} as its draft: generation fails"):
         return {
             **{name: described(found[name], models[name]) for name in models},
@@ -127,6 +117,14 @@ def bench_draft(
             "prompts": {"source": source, "tokens": [len(ids) for ids in prompts]},
             **_measure(ways, prompts, settings.seconds),
         }
+
+
+def _check_vocabularies(draft: Candidate, base: Candidate) -> None:
+    if draft.vocabulary != base.vocabulary:
+        raise UserError(
+            f"{draft.path} has {draft.vocabulary} tokens and {base.path} {base.vocabulary}: a draft needs "
+            "its base's vocabulary"
+        )
 
 
 def _measure(ways: dict[int, Way], prompts: list[list[int]], seconds: float) -> dict[str, Any]:
