@@ -1,7 +1,7 @@
 """The verb that runs a grid of recipes. It does not import torch before its arguments are parsed."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from depthprune.cli.options import (
     TrustRemoteCode,
 )
 from depthprune.errors import UserError
+
+if TYPE_CHECKING:
+    from depthprune.compare.grid import Grid
 
 
 def compare(
@@ -35,6 +38,9 @@ def compare(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also tune the whole model, the fair control.")
     ] = False,
+    keep: Annotated[
+        float | None, typer.Option(help="Find the smallest model with this share of the quality: 0.98")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs, and the disk they need.")
     ] = False,
@@ -67,6 +73,11 @@ def compare(
         raise UserError("no model to prune: name one with --model")
     if "eval" not in given and "train" not in given:
         raise UserError("nothing to measure the models on: give evaluation data with --eval")
+    if keep is not None:
+        if ratios is not None or dry_run:
+            raise UserError("--keep finds the sizes itself, run after run: leave out --ratios and --dry-run")
+        _find_smallest(asked, keep, output, given, as_json)
+        return
     cells = cells_of(asked, **given)
     from depthprune.cli.compare_display import show_comparison, show_grid
 
@@ -78,6 +89,15 @@ def compare(
     from depthprune.compare.runs import compare as run_comparison
 
     show_comparison(run_comparison(cells, output), output, as_json)
+
+
+def _find_smallest(asked: "Grid", share: float, output: Path, sources: dict[str, Any], as_json: bool) -> None:
+    if not 0 < share < 1:
+        raise UserError(f"--keep {share:g}: it is the share of quality to keep, between 0 and 1")
+    from depthprune.cli.compare_display import show_comparison
+    from depthprune.compare.keep import keep
+
+    show_comparison(keep(asked, share, output, **sources), output, as_json)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

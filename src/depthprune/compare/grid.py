@@ -1,7 +1,7 @@
 """The grid of a comparison: recipes × how much goes × seeds × whatever else varies."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -103,20 +103,38 @@ def cells_of(grid: Grid, **sources: Any) -> list[Cell]:
     found: list[Cell] = []
     for seed in range(1, grid.seeds + 1):
         cells = [
-            _cell(name, varied, ratio, seed, grid, sources)
-            for ratio, name, varied in product(grid.ratios, grid.recipes, _variations(grid.vary))
+            _cell(name, varied, {"selection.ratio": ratio}, ratio, seed, grid, sources)
+            for ratio, name, varied in product(grid.ratios, grid.recipes, variations(grid))
         ]
-        found += [*(_controls(cells, seed, sources) if grid.baseline else ()), *cells]
+        found += [*(controls(cells, sources) if grid.baseline else ()), *cells]
     return found
 
 
-def _variations(vary: dict[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    for values in product(*vary.values()):
-        yield dict(zip(vary, values, strict=True))
+def cells_at(
+    grid: Grid, name: str, varied: dict[str, Any], removed: int, num_layers: int, **sources: Any
+) -> list[Cell]:
+    """The runs of one method at a number of layers, a seed each."""
+    amount = {"selection.ratio": None, "selection.num_removed": removed}
+    return [
+        _cell(name, varied, amount, removed / num_layers, seed, grid, sources)
+        for seed in range(1, grid.seeds + 1)
+    ]
+
+
+def variations(grid: Grid) -> Iterator[dict[str, Any]]:
+    """Each combination of what varies besides recipes, ratios and seeds."""
+    for values in product(*grid.vary.values()):
+        yield dict(zip(grid.vary, values, strict=True))
 
 
 def _cell(
-    name: str, varied: dict[str, Any], ratio: float, seed: int, grid: Grid, sources: dict[str, Any]
+    name: str,
+    varied: dict[str, Any],
+    amount: dict[str, Any],
+    ratio: float,
+    seed: int,
+    grid: Grid,
+    sources: dict[str, Any],
 ) -> Cell:
     own = load_recipe(name)
     settings: dict[str, Any] = {"seed": seed, **grid.settings, **varied}
@@ -126,13 +144,13 @@ def _cell(
         settings = {"training.method": TUNED_BY, **settings}
     if "seed" in type(own.importance).model_fields:  # one draw of random layers a seed
         settings = {"importance.seed": seed, **settings}
-    recipe = load_recipe(name, **{**sources, **settings, "selection.ratio": ratio})
+    recipe = load_recipe(name, **{**sources, **settings, **amount})
     words = [Path(name).stem, *(f"{key.rpartition('.')[2]}={value}" for key, value in varied.items())]
     return Cell(" ".join(words), ratio, seed, recipe)
 
 
-def _controls(cells: list[Cell], seed: int, sources: dict[str, Any]) -> list[Cell]:
-    """The whole model, tuned in each way that one of these runs is."""
+def controls(cells: Sequence[Cell], sources: dict[str, Any]) -> list[Cell]:
+    """The whole model, tuned in each way that one of these runs, all of one seed, is."""
     ways = {cell.recipe.training.model_dump_json(): cell.recipe for cell in cells}
     tuned = [recipe for recipe in ways.values() if not isinstance(recipe.training, NoTraining)]
     found = []
@@ -144,7 +162,7 @@ def _controls(cells: list[Cell], seed: int, sources: dict[str, Any]) -> list[Cel
             }
         )
         method = "dense" if len(tuned) == 1 else f"dense {recipe.training.method}"
-        found.append(Cell(method, None, seed, dense))
+        found.append(Cell(method, None, recipe.seed, dense))
     if len({cell.method for cell in found}) < len(found):  # one way of tuning, set in several ways
-        found = [Cell(f"{cell.method} {i}", None, seed, cell.recipe) for i, cell in enumerate(found, 1)]
+        found = [Cell(f"{cell.method} {i}", None, cell.seed, cell.recipe) for i, cell in enumerate(found, 1)]
     return found

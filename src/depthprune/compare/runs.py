@@ -1,12 +1,13 @@
 """Runs a grid, one run after the other, and keeps the table of what is there."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from depthprune.compare.grid import Cell
-from depthprune.compare.results import read_results
+from depthprune.compare.results import Results, read_results
 from depthprune.compare.write import RESULTS, write_comparison
 from depthprune.errors import DiskFault, UserError
 from depthprune.files import make_folders, read_object, remove, write_json
@@ -34,26 +35,65 @@ def compare(cells: Sequence[Cell], output: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the folder is something else, the disk is full, or every run failed.
     """
-    root = Path(output)
-    _check(root)
-    make_folders(root / RUNS)
-    with locked(root / "lock"):
-        arithmetic = _one_arithmetic(cells, root)
+    with Comparison.at(output) as comparison:
+        return comparison.finish(cells)
+
+
+class Comparison:
+    """A comparison in its folder, whose cells may become more while it runs.
+
+    Attributes:
+        failed: the name of each run that failed → why.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.failed: dict[str, str] = {}
+        self._tried: set[str] = set()
+
+    @classmethod
+    @contextmanager
+    def at(cls, output: str | Path) -> Iterator["Comparison"]:
+        """Makes the folder and keeps other comparisons out of it."""
+        root = Path(output)
+        _check(root)
+        make_folders(root / RUNS)
+        with locked(root / "lock"):
+            yield cls(root)
+
+    def run(self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]] = ()) -> Results:
+        """Runs those of the cells that this object has not run yet; all cells that there are so far.
+
+        Args:
+            kept: what a search for the smallest model has found, for the report.
+        """
+        arithmetic = _one_arithmetic(cells, self.root)
         names = {cell.name for cell in cells}
-        failed = {name: why for name, why in (read_object(root / FAILED) or {}).items() if name in names}
+        before = read_object(self.root / FAILED) or {}
+        self.failed = {name: why for name, why in before.items() if name in names}
         for number, cell in enumerate(cells, 1):
+            if cell.name in self._tried:
+                continue
             log.info("run %d of %d: %s", number, len(cells), cell.name)
-            failed.pop(cell.name, None)
-            if (why := _run(cell, cells, root, arithmetic)) is not None:
+            self.failed.pop(cell.name, None)
+            if (why := _run(cell, cells, self.root, arithmetic)) is not None:
                 log.error("%s failed: %s", cell.name, why)
-                failed[cell.name] = why
-            write_json(root / FAILED, failed)
-            write_comparison(root, read_results(cells, root / RUNS, failed))
-        if len(failed) == len(cells):
-            raise UserError(f"every run failed: {next(iter(failed.values()))}")
-        if not failed:
-            _clean(root)
-        found = read_object(root / RESULTS)
+                self.failed[cell.name] = why
+            self._tried.add(cell.name)
+            write_json(self.root / FAILED, self.failed)
+            write_comparison(self.root, read_results(cells, self.root / RUNS, self.failed), kept)
+        results = read_results(cells, self.root / RUNS, self.failed)
+        write_comparison(self.root, results, kept)
+        return results
+
+    def finish(self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        """Runs what is left and returns the content of `comparison.json`; `UserError` if every run failed."""
+        self.run(cells, kept)
+        if len(self.failed) == len(cells):
+            raise UserError(f"every run failed: {next(iter(self.failed.values()))}")
+        if not self.failed:
+            _clean(self.root)
+        found = read_object(self.root / RESULTS)
         assert found is not None
         return found
 

@@ -16,8 +16,8 @@ Size = tuple[float | None, str]
 """How much goes, and the method."""
 
 
-def comparison(results: Results) -> dict[str, Any]:
-    """The content of `comparison.json`."""
+def comparison(results: Results, kept: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """The content of `comparison.json`; `kept` is what `--keep` has found so far."""
     groups = grouped(results.done)
     measures = measures_of(results.done)
     differences = {
@@ -35,7 +35,8 @@ def comparison(results: Results) -> dict[str, Any]:
             for (dataset, metric), found in by_measure.items()
             for one in found
         ],
-        "sentences": sentences(results.done, differences, measures),
+        "kept": list(kept),
+        "sentences": [*map(kept_sentence, kept), *sentences(results.done, differences, measures)],
         "failed": results.failed,
         "missing": results.missing,
         "environment": results.environment,
@@ -176,3 +177,17 @@ def _best(tests: Sequence[Difference]) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def kept_sentence(one: Mapping[str, Any]) -> str:
+    """What `--keep` found for a method."""
+    share = one["asked"]
+    if not one["removed"]:
+        return f"{one['method']} keeps {share:.0%} of the whole model's quality with no layer gone."
+    measure, part = one["measure"], one["removed"] / one["num_layers"]
+    sure = "" if one["sure"] else "; that is within the noise of the limit"
+    return (
+        f"{one['method']} keeps {one['share']:.1%} of the whole model's {measure['metric']} on "
+        f"{measure['dataset']} with {one['removed']} of {one['num_layers']} layers gone ({part:.0%}), and "
+        f"less than {share:.0%} with more{sure}."
+    )

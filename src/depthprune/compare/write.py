@@ -1,5 +1,6 @@
 """Writes what a comparison has found so far: comparison.json, and report.html."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from depthprune.files import write_json, write_text
 RESULTS, REPORT = "comparison.json", "report.html"
 
 
-def write_comparison(root: Path, results: Results) -> None:
+def write_comparison(root: Path, results: Results, kept: Sequence[Mapping[str, Any]] = ()) -> None:
     """Both files, of what is there; what failed or is missing is said in them."""
-    found = comparison(results)
+    found = comparison(results, kept)
     write_json(root / RESULTS, found)
     write_report_of(root, found)
 
