@@ -41,7 +41,7 @@ REPAIRS: dict[str, tuple[str, ...]] = {
     "loss, iterative (SLEB)": ("none", "projection", "flatten"),
     "gradient norm, iterative (GradMAP)": ("none", "projection", "flatten"),
     "angular, one block (ReplaceMe)": ("none", "linear", "flatten"),
-    "cosine, one block (LLM-Streamline)": ("none", "replacement-layer", "flatten"),
+    "cosine, one block (LLM-Streamline)": ("replacement-layer",),  # its choice is made for it
     "flatten": ("flatten",),
 }
 """By choice; the others are measured bare and flattened."""

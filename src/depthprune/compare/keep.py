@@ -9,7 +9,7 @@ from typing import Any
 from depthprune.compare.grid import Cell, Grid, cells_at, controls, variations
 from depthprune.compare.noise import LOWER_IS_BETTER
 from depthprune.compare.results import Measure, Result
-from depthprune.compare.runs import Comparison
+from depthprune.compare.runs import Comparison, check_inputs
 from depthprune.compare.table import measures_of
 from depthprune.model.loading import load_config
 from depthprune.recipe.recipe import Recipe
@@ -36,6 +36,7 @@ def keep(grid: Grid, share: float, output: str | Path, **sources: Any) -> dict[s
         for seed in range(1, grid.seeds + 1)
         for control in controls([cell for cell in smallest if cell.seed == seed], sources)
     ]
+    check_inputs(smallest)
     with Comparison.at(output) as comparison:
         cells: list[Cell] = list(whole)
         verdicts: list[dict[str, Any]] = []

@@ -15,6 +15,7 @@ from depthprune.model.arithmetic import choose_arithmetic
 from depthprune.model.loading import load_config
 from depthprune.model.skeleton import skeleton
 from depthprune.pipeline.folder import RunFolder
+from depthprune.pipeline.inputs import load_inputs
 from depthprune.pipeline.lock import locked
 from depthprune.pipeline.run import run
 
@@ -35,8 +36,22 @@ def compare(cells: Sequence[Cell], output: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the folder is something else, the disk is full, or every run failed.
     """
+    check_inputs(cells)
     with Comparison.at(output) as comparison:
         return comparison.finish(cells)
+
+
+def check_inputs(cells: Sequence[Cell]) -> None:
+    """Raises `UserError` where model and data serve no run at all: before a folder is made."""
+    problems = []
+    for cell in cells:
+        try:
+            load_inputs(cell.recipe)
+        except UserError as problem:
+            problems.append(problem)
+        else:
+            return
+    raise problems[0]
 
 
 class Comparison:
