@@ -99,3 +99,18 @@ def test_a_lender_that_is_torn_or_no_run_is_passed_over(tmp_path):
     borrower = run(recipe(tmp_path, "sleb", **settings), tmp_path / "second", beside=beside)
     assert "from" not in own(borrower, "stages.json")["score"]
     assert "from" not in own(borrower, "eval.json")["rows"]["base"]
+
+
+def test_a_teacher_and_its_answers_serve_another_size(tmp_path, caplog):
+    caplog.set_level("INFO", "depthprune")
+    settings = {"training.loss": "distill", "training.data": "self", "training.self_data.max_new_tokens": 4}
+    first, second = (recipe(tmp_path, "reverse", **{**settings, "selection.ratio": r}) for r in (0.34, 0.5))
+    lender = run(first, tmp_path / "first", until="train", beside=())
+    borrower = run(second, tmp_path / "second", until="train", beside=(lender,))
+    assert "answers  taken from first" in caplog.messages
+    theirs, ours = (
+        {path.name: path.stat().st_ino for path in (folder / "depthprune/teacher").rglob("*.safetensors")}
+        for folder in (lender, borrower)
+    )
+    assert theirs and theirs == ours
+    assert same_weights(borrower, run(second, tmp_path / "alone", until="train"))
