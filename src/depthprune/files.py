@@ -69,6 +69,25 @@ def put_in_place(partial: Path, path: Path) -> None:
     sync(path.parent)
 
 
+def put_copy(source: Path, target: Path, linked: bool = False) -> None:
+    """A copy in the place of `target`; `linked`, a hard link to the same content where the disk has them."""
+    partial = target.with_name(f".{target.name}.partial")
+    delete(partial)
+    if linked:
+        link_or_copy(source, partial)
+    else:
+        shutil.copy2(source, partial)
+    put_in_place(partial, target)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """The same content under another name, which takes no second place on a disk that has hard links."""
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without them
+        shutil.copy2(source, target)
+
+
 def sync(path: Path) -> None:
     """Returns once a file's content, or a folder's names, are on the disk."""
     opened = os.open(path, os.O_RDONLY)

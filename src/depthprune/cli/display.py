@@ -153,6 +153,7 @@ def _scores(scores: dict[str, Any]) -> None:
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """The first column on one line each; the others fold."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for place, column in enumerate(columns):
         table.add_column(_text(column), overflow="fold", no_wrap=place == 0)
@@ -162,6 +163,7 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def print_line(line: str) -> None:
+    """Text of our own or the user's, as it is."""
     console.print(_text(line))
 
 
@@ -181,6 +183,7 @@ def _span(first: int, last: int) -> str:
 
 
 def size(count: float) -> str:
+    """Of bytes, in powers of a thousand, as disks and memory are sold: 1.5 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -189,4 +192,5 @@ def size(count: float) -> str:
 
 
 def print_json(content: Any) -> None:
+    """For programs: JSON and nothing else."""
     print(terminal.as_json(content))

@@ -28,25 +28,26 @@ def digests_of(job: Job, recipe: Recipe) -> dict[str, str]:
         recipe = recipe.model_copy(update={"chat_template": fingerprint(recipe.chat_template)})
     common = [recipe.digest(*keys), data, bool(evals)]
     digests = {}
-    last = _hash(common)
+    last = hash_of(common)
     prunes = not isinstance(recipe.selection, KeepAll)
     if prunes:
         # Rounds and windows are those of one ratio; one score per layer serves every selection.
         rounds = recipe.digest("selection") if isinstance(recipe.selection, Iterative | Contiguous) else None
-        digests["score"] = _hash(common, recipe.digest("importance", "calibration_samples"), rounds)
-        digests["select"] = _hash(digests["score"], recipe.digest("selection", "recovery"))
-        digests["prune"] = last = _hash(digests["select"])
+        digests["score"] = hash_of(common, recipe.digest("importance", "calibration_samples"), rounds)
+        digests["select"] = hash_of(digests["score"], recipe.digest("selection", "recovery"))
+        digests["prune"] = last = hash_of(digests["select"])
     training = recipe.training
     if isinstance(training, FineTuning):
         if training.data == "self":
-            digests["answers"] = _hash(common, training.self_data.model_dump(), training.max_length)
-        digests["train"] = last = _hash(last, recipe.digest("training"))
+            digests["answers"] = hash_of(common, training.self_data.model_dump(), training.max_length)
+        digests["train"] = last = hash_of(last, recipe.digest("training"))
         if recipe.baseline and prunes:
-            digests["baseline"] = _hash(common, recipe.digest("training"))
+            digests["baseline"] = hash_of(common, recipe.digest("training"))
     if job.inputs.evals:
-        digests["evaluate"] = _hash(last, evals, recipe.digest("baseline", "evaluation"))
+        digests["evaluate"] = hash_of(last, evals, recipe.digest("baseline", "evaluation"))
     return digests
 
 
-def _hash(*parts: Any) -> str:
+def hash_of(*parts: Any) -> str:
+    """A short hash of anything that JSON can say."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

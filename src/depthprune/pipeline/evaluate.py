@@ -18,14 +18,14 @@ from depthprune.selection import Plan
 def evaluate(job: Job, digest: str) -> str:
     """One row a model; a call that was killed goes on with the next row."""
     partial = f"eval-{digest}.json"
-    rows = job.folder.read_if_whole(partial, {})
+    rows, key = job.folder.read_if_whole(partial, {}), measured_as(job)
     for name, (path, removed) in _models(job).items():
         if name not in rows:
-            rows[name] = lent_row(job, name) or row_of(job, path, removed)
+            rows[name] = lent_row(job, name, key) or row_of(job, path, removed)
             job.folder.write(partial, rows)
             give_back()  # one model at a time
     job.folder.write(PER_ROW, {name: row.pop("per_row", []) for name, row in rows.items()})
-    job.folder.write("eval.json", {"rows": rows, "measured_as": measured_as(job)})
+    job.folder.write("eval.json", {"rows": rows, "measured_as": key})
     return f"{len(rows)} models on {', '.join(examples.name for examples in job.inputs.evals)}"
 
 

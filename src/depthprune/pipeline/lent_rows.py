@@ -1,9 +1,8 @@
 """Rows of eval.json that runs of a comparison have in common: the whole model, and equal bare cuts."""
 
-import hashlib
-import json
 from typing import Any
 
+from depthprune.pipeline.digests import hash_of
 from depthprune.pipeline.fingerprint import fingerprint, model_fingerprint
 from depthprune.pipeline.folder import RunFolder
 from depthprune.pipeline.job import Job
@@ -22,18 +21,21 @@ def measured_as(job: Job) -> str:
         recipe.digest("evaluation", "dtype", "trust_remote_code"),
         job.arithmetic.dtype,
     ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return hash_of(*parts)
 
 
-def lent_row(job: Job, name: str) -> dict[str, Any] | None:
-    """The row of the whole model, or of the bare cut of the same layers, where a run beside it has it."""
+def lent_row(job: Job, name: str, key: str) -> dict[str, Any] | None:
+    """The row of the whole model, or of the bare cut of the same layers, where a run beside it has it.
+
+    `key` is `measured_as` of this job.
+    """
     if name not in ("base", "pruned"):
         return None
     for path in job.beside or ():
         lender = RunFolder(path)
         try:
             found = lender.read("eval.json")
-            alike = found["measured_as"] == measured_as(job)
+            alike = found["measured_as"] == key
             if alike and (name == "base" or _same_cut(lender, job.folder)):
                 row = found["rows"][name]
                 return {**row, "per_row": lender.read(PER_ROW)[name], "from": path.name}

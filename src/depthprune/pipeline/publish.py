@@ -1,12 +1,10 @@
 """Makes a stage's checkpoint the model that the run folder is."""
 
 import logging
-import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from depthprune.files import OWN, delete, put_in_place, sync, write_json
+from depthprune.files import OWN, put_copy, sync, write_json
 from depthprune.model.published import CHECKPOINTS, RECORD, files_of, read_record, same_file
 from depthprune.model.staging import CONFIG
 
@@ -42,16 +40,7 @@ def _place(source: Path, target: Path) -> None:
     if not target.is_symlink() and same_file(target, source):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    delete(partial)
-    if source.suffix != ".safetensors":
-        shutil.copy2(source, partial)  # small, and people edit them
-    else:
-        try:
-            os.link(source, partial)
-        except OSError:  # a file system without hard links
-            shutil.copy2(source, partial)
-    put_in_place(partial, target)
+    put_copy(source, target, linked=source.suffix == ".safetensors")  # others are small, and people edit them
 
 
 def _take_away(root: Path, name: str) -> None:

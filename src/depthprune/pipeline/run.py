@@ -89,8 +89,8 @@ def run(
         check_disk(inputs, folder.root)
         # Said, for on a machine without accelerator torchrun's processes would not know of each other.
         state = PartialState(cpu=not torch.accelerator.is_available())
-        job = Job(inputs, folder, state, settle_arithmetic(inputs, folder, state))
-        job.beside = None if beside is None else tuple(beside)
+        arithmetic = settle_arithmetic(inputs, folder, state)
+        job = Job(inputs, folder, state, arithmetic, None if beside is None else tuple(beside))
         with folder.in_use() if job.state.is_main_process else nullcontext():
             _run_stages(job, until, overwrite)
     return folder.root

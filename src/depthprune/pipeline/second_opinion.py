@@ -1,7 +1,5 @@
 """The guard and the second opinion: what each layer, the plan and cheap controls cost → guard.json."""
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -20,6 +18,7 @@ from depthprune.importance.loss import Loss
 from depthprune.importance.masked import MaskedForward
 from depthprune.model.resume import needs_neighbours
 from depthprune.model.traits import pruned_config
+from depthprune.pipeline.digests import hash_of
 from depthprune.pipeline.fingerprint import fingerprint, model_fingerprint
 from depthprune.pipeline.inputs import Inputs
 from depthprune.pipeline.job import Job
@@ -247,7 +246,7 @@ def key_of(job: Job) -> str:
         recipe.digest(*keys),
         job.arithmetic.dtype,
     ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return hash_of(*parts)
 
 
 def _columns(samples: Samples) -> tuple[list[float], list[float]]:

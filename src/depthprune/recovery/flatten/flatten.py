@@ -117,7 +117,7 @@ class Flatten(RecoverySettings):
 def _as_json(step: "Step", errors: dict[tuple[int, int], float]) -> dict[str, Any]:
     """A step, and the errors that still hold after it."""
     known = [[*pair, error if error < float("inf") else None] for pair, error in errors.items()]
-    return {"step": step.to_json(), "errors": known}
+    return {"removed": [step.removed], "step": step.to_json(), "errors": known}
 
 
 def _said(step: "Step") -> str:

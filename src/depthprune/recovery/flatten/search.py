@@ -106,15 +106,15 @@ class Search:
     def best(self, wanted: Collection[Places], removable: set[int]) -> Tried:
         """Of all ways to make one layer of one of these pairs, the one with the lowest held-out loss.
 
-        A pair that was tried before, and behind which alone the model has changed, is what it was: its layers
-        are only judged again.
+        A pair that was among the last ones tried, and behind which alone the model has changed, is what it
+        was: its layers are only judged again.
         """
         tried = {places: self._judged_again(places) for places in wanted if places in self._tried}
         fresh = [places for places in wanted if places not in tried]
         for making in _told(self.makings(fresh), len(fresh), "pairs of layers, tried"):
             tried[making.pair.first, making.pair.second] = self._candidates(making, removable)
         if not self.trains:
-            self._tried |= tried
+            self._tried = tried
         found = [one for places in wanted for one in tried.get(places, ())]
         if not found:
             raise self.refusal()
@@ -126,11 +126,8 @@ class Search:
         before = self.streams[1].before(pair.first, self.left)
         ways = list(self._ways(making, removable))
         if making.has_norms:
-            fitted = [way for way in ways if way[0].how != "cut"]
-            ways += [
-                (making.refined(made), kept)
-                for made, kept in sorted(fitted, key=lambda way: way[0].error)[:1]
-            ]
+            made, kept = min((way for way in ways if way[0].how != "cut"), key=lambda way: way[0].error)
+            ways.append((making.refined(made), kept))
         found = []
         for made, kept in ways:
             loss = self._loss_with((pair.first, pair.second), made.layer, kept, before)
