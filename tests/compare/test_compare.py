@@ -1,15 +1,11 @@
 """A comparison from its grid to its report."""
 
 import json
-import os
-import pickle
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from compare.killed import start_and_kill
 from runs import recipe
 
 from depthprune.cli.other_verbs import report
@@ -75,19 +71,10 @@ def test_what_cannot_run_at_all_leaves_nothing_and_another_folder_is_left_alone(
 def test_killed_anywhere_it_ends_with_the_same_table(tmp_path):
     grid = cells(tmp_path)
     whole = compare(grid, tmp_path / "whole")
-    code = (
-        "import sys, pickle; from depthprune.compare import compare;"
-        "compare(pickle.load(open(sys.argv[1], 'rb')), sys.argv[2])"
-    )
-    (tmp_path / "grid.pickle").write_bytes(pickle.dumps(grid))
-    call = [sys.executable, "-c", code, str(tmp_path / "grid.pickle"), str(tmp_path / "out")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for moment in ("runs/*/depthprune/plan.json", "comparison.json"):
-        process = subprocess.Popen(call, env=environment, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not list((tmp_path / "out").glob(moment)):
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        start_and_kill(
+            grid, tmp_path / "out", lambda moment=moment: bool(list((tmp_path / "out").glob(moment)))
+        )
     again = compare(grid, tmp_path / "out")
 
     def figures(found):

@@ -13,6 +13,7 @@ from depthprune.cli.options import (
     Model,
     Train,
     TrustRemoteCode,
+    given,
 )
 from depthprune.errors import UserError
 
@@ -52,33 +53,35 @@ def compare(
     from depthprune.compare.grid import cells_of, read_grid
     from depthprune.recipe.load import parse_override
 
+    settings = dict(map(parse_override, overrides)) if overrides else None
     asked = read_grid(
         grid,
-        recipes=_names(recipes),
-        ratios=_numbers(ratios),
-        seeds=seeds,
-        settings=dict(map(parse_override, overrides)) if overrides else None,
-        baseline=baseline or None,
+        **given(
+            recipes=_names(recipes),
+            ratios=_numbers(ratios),
+            seeds=seeds,
+            settings=settings,
+            baseline=baseline,
+        ),
     )
-    sources = {
-        "model": model,
-        "train": train,
-        "eval": tuple(eval) if eval else None,
-        "calibration": calibration,
-        "chat_template": chat_template,
-        "trust_remote_code": trust_remote_code or None,
-    }
-    given = {key: value for key, value in sources.items() if value is not None}
-    if "model" not in given:
+    sources = given(
+        model=model,
+        train=train,
+        eval=eval,
+        calibration=calibration,
+        chat_template=chat_template,
+        trust_remote_code=trust_remote_code,
+    )
+    if "model" not in sources:
         raise UserError("no model to prune: name one with --model")
-    if "eval" not in given and "train" not in given:
+    if "eval" not in sources and "train" not in sources:
         raise UserError("nothing to measure the models on: give evaluation data with --eval")
     if keep is not None:
         if ratios is not None or dry_run:
             raise UserError("--keep finds the sizes itself, run after run: leave out --ratios and --dry-run")
-        _find_smallest(asked, keep, output, given, as_json)
+        _find_smallest(asked, keep, output, sources, as_json)
         return
-    cells = cells_of(asked, **given)
+    cells = cells_of(asked, **sources)
     from depthprune.cli.compare_display import show_comparison, show_grid
 
     if dry_run:

@@ -44,9 +44,13 @@ def recipe_of(name: str, overrides: list[str] | None, **options: Any) -> "Recipe
     """
     from depthprune.recipe.load import load_recipe, parse_override
 
-    values = {key: value for key, value in options.items() if not _is_left_out(value)}
-    return load_recipe(name, **{**values, **dict(map(parse_override, overrides or []))})
+    return load_recipe(name, **{**given(**options), **dict(map(parse_override, overrides or []))})
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those that the user gave: not what is None, a flag that is off, or a list of nothing."""
+    return {key: value for key, value in options.items() if not _is_left_out(value)}
 
 
 def _is_left_out(value: Any) -> bool:
-    return value is None or value is False or value == []
+    return value is None or value is False or value == []  # 0 is a value, and for many settings a wrong one

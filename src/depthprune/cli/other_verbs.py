@@ -13,11 +13,12 @@ def report(
 ) -> None:
     """Write the report of a run or a comparison again, from its JSON."""
     from depthprune.cli.display import print_line
+    from depthprune.compare.write import REPORT, RESULTS, write_report_of
     from depthprune.files import OWN, read_object
+    from depthprune.model.published import STAMPS
+    from depthprune.report import write_report
 
-    if (folder / "comparison.json").is_file():
-        from depthprune.compare.write import REPORT, RESULTS, write_report_of
-
+    if (folder / RESULTS).is_file():
         found = read_object(folder / RESULTS)
         if found is None:
             raise UserError(
@@ -26,10 +27,8 @@ def report(
         write_report_of(folder, found)
         print_line(f"{folder / REPORT}")
         return
-    if not (folder / OWN / "stages.json").is_file():
+    if not (folder / OWN / STAMPS).is_file():
         raise UserError(f"{folder} is neither a run of depthprune nor a comparison")
-    from depthprune.report import write_report
-
     write_report(folder)
     print_line(f"{folder / OWN / 'report.html'}")
 

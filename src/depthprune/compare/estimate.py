@@ -1,13 +1,12 @@
 """What a comparison will do and write, before it starts."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from depthprune.compare.grid import Cell
 from depthprune.compare.runs import RUNS
-from depthprune.pipeline.estimate import estimate
+from depthprune.pipeline.estimate import estimate, free_disk
 from depthprune.pipeline.folder import RunFolder
 
 
@@ -27,9 +26,8 @@ def estimate_grid(cells: Sequence[Cell], output: Path) -> dict[str, Any]:
                 "done": "evaluate" in folder.stamps(),
             }
         )
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
     return {
         "runs": found,
         "disk_needed": sum(one["disk"] for one in found if not one["done"]),
-        "disk_free": shutil.disk_usage(existing).free,
+        "disk_free": free_disk(output),
     }

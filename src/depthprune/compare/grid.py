@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from depthprune.errors import UserError
-from depthprune.recipe.bounded_yaml import read_yaml
+from depthprune.recipe.bounded_yaml import read_mapping
 from depthprune.recipe.load import load_recipe
 from depthprune.recipe.recipe import Recipe
 from depthprune.selection.base import Amount
@@ -75,15 +75,13 @@ class Cell:
 
 def read_grid(path: Path | None, **given: Any) -> Grid:
     """A grid from a YAML file with the options that were given on top, or of those alone."""
-    values: Any = {}
+    values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = read_yaml(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as problem:
+            values = read_mapping(path, "grid: a mapping with recipes, ratios, seeds, … is expected")
+        except OSError as problem:
             raise UserError(f"{path} cannot be read: {problem}") from None
-        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            raise UserError(f"{path} holds no grid: a mapping with recipes, ratios, seeds, … is expected")
-    values |= {key: value for key, value in given.items() if value is not None}
+    values |= given
     if "recipes" not in values:
         raise UserError("no recipes to compare: name them with --recipes a,b or in a --grid file")
     return build(Grid, values, "grid")

@@ -1,15 +1,15 @@
 """How small: the most layers that can go while quality stays, found by bisection for each method."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from depthprune.compare.grid import Cell, Grid, cells_at, controls, variations
-from depthprune.compare.noise import LOWER_IS_BETTER
-from depthprune.compare.results import Measure, Result
-from depthprune.compare.runs import Comparison, check_inputs
+from depthprune.compare.noise import share_kept
+from depthprune.compare.results import Result
+from depthprune.compare.runs import Comparison
 from depthprune.compare.table import measures_of
 from depthprune.model.loading import load_config
 from depthprune.recipe.recipe import Recipe
@@ -36,8 +36,7 @@ def keep(grid: Grid, share: float, output: str | Path, **sources: Any) -> dict[s
         for seed in range(1, grid.seeds + 1)
         for control in controls([cell for cell in smallest if cell.seed == seed], sources)
     ]
-    check_inputs(smallest)
-    with Comparison.at(output) as comparison:
+    with Comparison.at(output, smallest) as comparison:
         cells: list[Cell] = list(whole)
         verdicts: list[dict[str, Any]] = []
         for name, varied in methods:
@@ -47,9 +46,9 @@ def keep(grid: Grid, share: float, output: str | Path, **sources: Any) -> dict[s
                 tried = cells_at(grid, name, varied, middle, num_layers, **sources)
                 cells += tried
                 done = comparison.run(cells, verdicts).done
-                found = _verdict(tried, done, middle, num_layers, share)
+                found = _verdict(tried, whole, done, share)
                 if found is not None and found["holds"]:
-                    low, best = middle, found
+                    low, best = middle, {**found, "removed": middle, "num_layers": num_layers}
                 else:
                     high = middle
             method = cells_at(grid, name, varied, 1, num_layers, **sources)[0].method
@@ -64,48 +63,38 @@ def _depth(recipe: Recipe) -> int:
 
 
 def _verdict(
-    tried: Sequence[Cell], done: Sequence[Result], removed: int, num_layers: int, share: float
+    tried: Sequence[Cell], whole: Sequence[Cell], done: Sequence[Result], share: float
 ) -> dict[str, Any] | None:
     """What a size keeps, over its seeds, and whether that is sure; None where a run failed."""
-    names = {cell.name for cell in tried}
-    mine = [result for result in done if result.name in names]
-    if len(mine) < len(names):
+    alike = [cell for cell in whole if cell.recipe.training == tried[0].recipe.training]
+    mine, dense = _of(tried, done), _of(alike, done)
+    if len(mine) < len(tried) or len(dense) < len(alike):
         return None
     measure = measures_of(mine)[0]
-    whole, whole_error = _quality(_whole(tried[0], done, mine), measure)
-    value, error = _quality(mine, measure)
-    lower = measure[1] in LOWER_IS_BETTER
-    kept = whole / value if lower else value / whole
-    relative = math.hypot(error / value if value else 0.0, whole_error / whole if whole else 0.0)
+    reference = [result.results[measure] for result in dense]
+    wanted, wanted_error = _quality(reference or [mine[0].base[measure]])  # untuned where nothing is tuned
+    value, error = _quality([result.results[measure] for result in mine])
+    kept = share_kept(value, wanted, measure[1])
+    relative = math.hypot(error / value if value else 0.0, wanted_error / wanted if wanted else 0.0)
     return {
         "method": tried[0].method,
         "asked": share,
-        "removed": removed,
-        "num_layers": num_layers,
         "measure": {"dataset": measure[0], "metric": measure[1]},
         "value": value,
-        "whole": whole,
+        "whole": wanted,
         "share": kept,
         "holds": kept >= share,
         "sure": abs(kept - share) > SURE * kept * relative,
     }
 
 
-def _whole(cell: Cell, done: Sequence[Result], mine: Sequence[Result]) -> Sequence[Result] | Result:
-    """The whole model, tuned as this cell is; untuned where nothing is tuned."""
-    dense = [result for result in done if result.ratio is None]
-    if not dense:
-        return mine[0]
-    alike = [result for result in dense if result.method.split()[1:2] == [cell.recipe.training.method]]
-    return alike or dense
+def _of(cells: Sequence[Cell], done: Sequence[Result]) -> list[Result]:
+    names = {cell.name for cell in cells}
+    return [result for result in done if result.name in names]
 
 
-def _quality(found: Sequence[Result] | Result, measure: Measure) -> tuple[float, float]:
+def _quality(found: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """The mean over seeds, and its standard error: of the rows, and of the seeds where there are several."""
-    if isinstance(found, Result):  # the whole model as it is
-        one = found.base[measure]
-        return one["value"], one["stderr"] or 0.0
-    values = [result.results[measure]["value"] for result in found]
-    of_rows = found[0].results[measure]["stderr"] or 0.0
+    values = [one["value"] for one in found]
     of_seeds = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return fmean(values), math.hypot(of_rows, of_seeds)
+    return fmean(values), math.hypot(found[0]["stderr"] or 0.0, of_seeds)

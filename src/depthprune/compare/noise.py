@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist, fmean, stdev
 
 from depthprune.compare.results import Measure, Result
+from depthprune.evaluation.measurement import LOWER_IS_BETTER
 
 LEVEL = 0.05
 """Of all tests of one table together: the chance of one difference that is none."""
-LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,28 @@ def difference(
     return Difference(*names, abs(value), stderr, p)
 
 
+def standing(tests: Sequence[Difference]) -> tuple[str, list[str], list[str]]:
+    """Of the tests of one method against each other: that method, those it clearly beats, and the ties."""
+    common = set.intersection(*({one.better, one.worse} for one in tests))
+    best = tests[0].better if tests[0].better in common else common.pop()
+    beaten = [one.worse for one in tests if one.settled and one.better == best]
+    tied = [one.worse if one.better == best else one.better for one in tests if not one.settled]
+    return best, beaten, tied
+
+
+def share_kept(value: float, whole: float, metric: str) -> float:
+    """How much of the whole model's quality there is; of what should be low, the whole model's over it."""
+    part, of = (whole, value) if metric in LOWER_IS_BETTER else (value, whole)
+    return part / of if of else 1.0  # where the whole model has none there is none to lose
+
+
 def holm(found: Iterable[Difference], level: float = LEVEL) -> list[Difference]:
     """Holm's step-down correction: those that stand though as many tests were made, the smallest p first."""
     ordered = sorted(found, key=lambda one: one.p)
     stands, settled = True, []
     for i, one in enumerate(ordered):
         stands = stands and one.p <= level / (len(ordered) - i)
-        settled.append(Difference(one.better, one.worse, one.value, one.stderr, one.p, stands))
+        settled.append(replace(one, settled=stands))
     return settled
 
 

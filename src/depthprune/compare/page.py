@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from depthprune.compare.noise import Difference, standing
 from depthprune.compare.plots import METHODS, trade_off
-from depthprune.report import figures
-from depthprune.report.table import BETTER
+from depthprune.report.pages import templates
+from depthprune.report.table import with_arrow
 
 DARK = ("#6fb1ec", "#ff9a62", "#a8cf5f", "#c99cf0", "#4fd1c5", "#e5b94e", "#f58fbf", "#a3b1c6")
 """The colours of the methods on a dark page."""
@@ -14,39 +15,20 @@ DARK = ("#6fb1ec", "#ff9a62", "#a8cf5f", "#c99cf0", "#4fd1c5", "#e5b94e", "#f58f
 
 def html_page(found: Mapping[str, Any]) -> str:
     """The content of `report.html`, of that of `comparison.json`."""
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
-    jinja = Environment(
-        loader=ChoiceLoader([PackageLoader("depthprune.compare"), PackageLoader("depthprune.report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return (
+        templates("depthprune.compare")
+        .get_template("compare.html.j2")
+        .render(
+            found=found,
+            name=Path(str(found["model"])).name,
+            headings=[(one["dataset"], with_arrow(one["metric"])) for one in found["measures"]],
+            charts=_charts(found),
+            marks=marks(found),
+            matrix=_matrix(found),
+            light=METHODS,
+            dark=DARK,
+        )
     )
-    for show in (
-        figures.seconds,
-        figures.size,
-        figures.percent,
-        figures.plural,
-        figures.count,
-        figures.ranges,
-    ):
-        jinja.filters[show.__name__] = show
-    jinja.filters["measured"] = figures.measured
-    return jinja.get_template("compare.html.j2").render(
-        found=found,
-        name=Path(str(found["model"])).name,
-        headings=[_heading(measure) for measure in found["measures"]],
-        charts=_charts(found),
-        marks=marks(found),
-        matrix=_matrix(found),
-        light=METHODS,
-        dark=DARK,
-    )
-
-
-def _heading(measure: Mapping[str, str]) -> tuple[str, str]:
-    return measure["dataset"], f"{measure['metric']}{BETTER.get(measure['metric'], '')}"
 
 
 def _charts(found: Mapping[str, Any]) -> list[Any]:
@@ -65,18 +47,15 @@ def _charts(found: Mapping[str, Any]) -> list[Any]:
 def marks(found: Mapping[str, Any]) -> dict[tuple[float | None, str, int], str]:
     """(ratio, method, number of the measure) → `best`, or `tied` where no test tells it from the best."""
     numbers = {(one["dataset"], one["metric"]): i for i, one in enumerate(found["measures"])}
-    tests: dict[tuple[float | None, int], list[Mapping[str, Any]]] = {}
+    tests: dict[tuple[float | None, int], list[Difference]] = {}
     for one in found["differences"]:
         number = numbers[one["measure"]["dataset"], one["measure"]["metric"]]
-        tests.setdefault((one["ratio"], number), []).append(one)
+        own = {name: value for name, value in one.items() if name not in ("ratio", "measure")}
+        tests.setdefault((one["ratio"], number), []).append(Difference(**own))
     marked: dict[tuple[float | None, str, int], str] = {}
     for (ratio, number), mine in tests.items():
-        best = set.intersection(*({one["better"], one["worse"]} for one in mine))
-        leader = mine[0]["better"] if mine[0]["better"] in best else next(iter(best))
-        marked[ratio, leader, number] = "best"
-        for one in mine:
-            if not one["settled"]:
-                marked[ratio, one["worse"] if one["better"] == leader else one["better"], number] = "tied"
+        best, _, tied = standing(mine)
+        marked |= {(ratio, method, number): "tied" for method in tied} | {(ratio, best, number): "best"}
     return marked
 
 

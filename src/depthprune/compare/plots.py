@@ -3,21 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from depthprune.compare.noise import LOWER_IS_BETTER
+from depthprune.evaluation.measurement import LOWER_IS_BETTER
 from depthprune.report.drawing import COLOURS, figure, style, svg
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+    from matplotlib.axes import Axes
 
 METHODS = ("#2f6fab", "#c2410c", "#5a7d1f", "#7a3fa0", "#0f766e", "#a16207", "#be185d", "#475569")
+VARIABLES = {
+    **{f"method-{i}": colour for i, colour in enumerate(METHODS)},
+    **{name: COLOURS[name] for name in ("ink", "muted", "rule", "paper")},
+}
+"""CSS variable of the page → the colour that stands for it, as in `drawing.COLOURS`."""
 MARKERS = "osD^vPX*"
 DODGE = 0.2
 """Points of equal size stand this far apart, in percent, so that their bars can be told apart."""
-
-
-def colours_of(methods: Sequence[str]) -> dict[str, str]:
-    """method → the CSS variable of its colour, which repeats after eight."""
-    return {method: f"method-{i % len(METHODS)}" for i, method in enumerate(methods)}
 
 
 def trade_off(
@@ -46,39 +47,36 @@ def trade_off(
                 capsize=3,
                 label=method,
             )
-        whole = base["values"][number] if number < len(base["values"]) else None
-        if whole is not None:
-            axes.plot(
-                [100], [whole["value"]], marker="*", markersize=11, color=COLOURS["ink"], linestyle="none"
-            )
-            axes.annotate(
-                "whole, untuned",
-                (100, whole["value"]),
-                xytext=(-8, 6),
-                textcoords="offset points",
-                ha="right",
-            )
-        front = pareto([(row["share"], row["values"][number]["mean"]) for row in points], _lower(title))
-        if len(front) > 1:
-            axes.plot(
-                *zip(*((100 * x, y) for x, y in front), strict=True),
-                color=COLOURS["muted"],
-                linestyle=":",
-                linewidth=1.4,
-                label="Pareto front",
-                zorder=0,
-            )
+        if (whole := base["values"][number]) is not None:
+            _draw_whole(axes, whole["value"])
+        _draw_front(
+            axes, pareto([(row["share"], row["values"][number]["mean"]) for row in points], _lower(title))
+        )
         axes.set(xlabel="parameters, % of the whole model's", ylabel=title)
         axes.grid(axis="y")
         if _lower(title) and _far_apart(points, number):
             axes.set_yscale("log")
         drawn.legend(loc="outside right upper")
-        names = {f"method-{i}": colour for i, colour in enumerate(METHODS)}
-        return svg(drawn, f"{title} against parameters, a line for each method", {**names, **_page()})
+        return svg(drawn, f"{title} against parameters, a line for each method", VARIABLES)
 
 
-def _page() -> dict[str, str]:
-    return {name: COLOURS[name] for name in ("ink", "muted", "rule", "paper")}
+def _draw_whole(axes: "Axes", value: float) -> None:
+    axes.plot([100], [value], marker="*", markersize=11, color=COLOURS["ink"], linestyle="none")
+    axes.annotate("whole, untuned", (100, value), xytext=(-8, 6), textcoords="offset points", ha="right")
+
+
+def _draw_front(axes: "Axes", front: Sequence[tuple[float, float]]) -> None:
+    if len(front) > 1:
+        shares, values = zip(*front, strict=True)
+        axes.plot(
+            [100 * share for share in shares],
+            values,
+            color=COLOURS["muted"],
+            linestyle=":",
+            linewidth=1.4,
+            label="Pareto front",
+            zorder=0,
+        )
 
 
 def pareto(points: Sequence[tuple[float, float]], lower_is_better: bool = False) -> list[tuple[float, float]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.compare.grid import Cell
-from depthprune.files import read_object
 from depthprune.pipeline.folder import RunFolder
 from depthprune.pipeline.lent_rows import PER_ROW
 
@@ -62,10 +61,11 @@ def read_results(cells: Sequence[Cell], runs: Path, failed: Mapping[str, str]) -
     """Whatever stands in the run folders of these cells now."""
     done, missing, environment = [], [], dict[str, Any]()
     for cell in cells:
-        found = None if cell.name in failed else _read(cell, RunFolder(runs / cell.name))
+        folder = RunFolder(runs / cell.name)
+        found = None if cell.name in failed else _read(cell, folder)
         if found is not None:
             done.append(found)
-            environment = environment or read_object(runs / cell.name / "depthprune/environment.json") or {}
+            environment = environment or folder.read_if_whole("environment.json", {})
         elif cell.name not in failed:
             missing.append(cell.name)
     recipe = cells[0].recipe

@@ -12,10 +12,8 @@ from depthprune.compare.write import RESULTS, write_comparison
 from depthprune.errors import DiskFault, UserError
 from depthprune.files import make_folders, read_object, remove, write_json
 from depthprune.model.arithmetic import choose_arithmetic
-from depthprune.model.loading import load_config
-from depthprune.model.skeleton import skeleton
 from depthprune.pipeline.folder import RunFolder
-from depthprune.pipeline.inputs import load_inputs
+from depthprune.pipeline.inputs import Inputs, load_inputs
 from depthprune.pipeline.lock import locked
 from depthprune.pipeline.run import run
 
@@ -36,22 +34,8 @@ def compare(cells: Sequence[Cell], output: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the folder is something else, the disk is full, or every run failed.
     """
-    check_inputs(cells)
-    with Comparison.at(output) as comparison:
+    with Comparison.at(output, cells) as comparison:
         return comparison.finish(cells)
-
-
-def check_inputs(cells: Sequence[Cell]) -> None:
-    """Raises `UserError` where model and data serve no run at all: before a folder is made."""
-    problems = []
-    for cell in cells:
-        try:
-            load_inputs(cell.recipe)
-        except UserError as problem:
-            problems.append(problem)
-        else:
-            return
-    raise problems[0]
 
 
 class Comparison:
@@ -61,20 +45,24 @@ class Comparison:
         failed: the name of each run that failed → why.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, arithmetic: dict[str, str]) -> None:
+        """`arithmetic` is the setting for cells that leave it open, if there is to be one."""
+        self.root, self.arithmetic = root, arithmetic
         self.failed: dict[str, str] = {}
         self._tried: set[str] = set()
 
     @classmethod
     @contextmanager
-    def at(cls, output: str | Path) -> Iterator["Comparison"]:
-        """Makes the folder and keeps other comparisons out of it."""
-        root = Path(output)
+    def at(cls, output: str | Path, cells: Sequence[Cell]) -> Iterator["Comparison"]:
+        """Makes the folder and keeps other comparisons out of it.
+
+        Raises `UserError` before that where model and data serve none of these cells.
+        """
+        root, inputs = Path(output), _first_inputs(cells)
         _check(root)
         make_folders(root / RUNS)
         with locked(root / "lock"):
-            yield cls(root)
+            yield cls(root, _one_arithmetic(inputs, root))
 
     def run(self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]] = ()) -> Results:
         """Runs those of the cells that this object has not run yet; all cells that there are so far.
@@ -82,21 +70,37 @@ class Comparison:
         Args:
             kept: what a search for the smallest model has found, for the report.
         """
-        arithmetic = _one_arithmetic(cells, self.root)
         names = {cell.name for cell in cells}
         before = read_object(self.root / FAILED) or {}
         self.failed = {name: why for name, why in before.items() if name in names}
+        results = None
         for number, cell in enumerate(cells, 1):
             if cell.name in self._tried:
                 continue
             log.info("run %d of %d: %s", number, len(cells), cell.name)
-            self.failed.pop(cell.name, None)
-            if (why := _run(cell, cells, self.root, arithmetic)) is not None:
-                log.error("%s failed: %s", cell.name, why)
-                self.failed[cell.name] = why
-            self._tried.add(cell.name)
-            write_json(self.root / FAILED, self.failed)
-            write_comparison(self.root, read_results(cells, self.root / RUNS, self.failed), kept)
+            self._run(cell, cells)
+            results = self._written(cells, kept)
+        return results or self._written(cells, kept)
+
+    def _run(self, cell: Cell, cells: Sequence[Cell]) -> None:
+        self._tried.add(cell.name)
+        self.failed.pop(cell.name, None)
+        beside = [self.root / RUNS / other.name for other in cells if other is not cell]
+        recipe = cell.recipe
+        if recipe.arithmetic == "auto":
+            recipe = recipe.model_copy(update=self.arithmetic)
+        try:
+            run(recipe, self.root / RUNS / cell.name, beside=beside)
+        except DiskFault:  # the next run would meet it too
+            raise
+        except Exception as problem:
+            log.debug("%s", cell.name, exc_info=True)
+            kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
+            self.failed[cell.name] = f"{kind}{problem}"
+            log.error("%s failed: %s", cell.name, self.failed[cell.name])
+        write_json(self.root / FAILED, self.failed)
+
+    def _written(self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]]) -> Results:
         results = read_results(cells, self.root / RUNS, self.failed)
         write_comparison(self.root, results, kept)
         return results
@@ -122,32 +126,27 @@ def _check(root: Path) -> None:
         )
 
 
-def _run(cell: Cell, cells: Sequence[Cell], root: Path, arithmetic: dict[str, str]) -> str | None:
-    """Why it failed, if it did."""
-    beside = [root / RUNS / other.name for other in cells if other is not cell]
-    try:
-        run(cell.recipe.model_copy(update=arithmetic), root / RUNS / cell.name, beside=beside)
-    except DiskFault:  # the next run would meet it too
-        raise
-    except UserError as problem:
-        return str(problem)
-    except Exception as problem:
-        log.debug("%s", cell.name, exc_info=True)
-        return f"{type(problem).__name__}: {problem}"
-    return None
+def _first_inputs(cells: Sequence[Cell]) -> Inputs:
+    """Those of the first cell that model and data serve."""
+    problems = []
+    for cell in cells:
+        try:
+            return load_inputs(cell.recipe)
+        except UserError as problem:
+            problems.append(problem)
+    raise problems[0]
 
 
-def _one_arithmetic(cells: Sequence[Cell], root: Path) -> dict[str, str]:
-    """The setting for all cells: what is fastest here, which one trial decides and not one a run."""
-    if any(cell.recipe.arithmetic != "auto" for cell in cells):
+def _one_arithmetic(inputs: Inputs, root: Path) -> dict[str, str]:
+    """The setting for cells that leave it open: what is fastest here, which one trial decides."""
+    recipe, kept = inputs.recipe, root / "arithmetic.json"
+    if recipe.arithmetic != "auto":
         return {}
-    kept = root / "arithmetic.json"
     if (found := read_object(kept)) is None:
-        recipe = cells[0].recipe
-        config = load_config(str(recipe.model), recipe.trust_remote_code)
-        model = skeleton(config, recipe.trust_remote_code)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        found = {"dtype": choose_arithmetic(config, parameters, "auto", recipe.trust_remote_code).dtype}
+        chosen = choose_arithmetic(
+            inputs.config, inputs.sizes.total, trust_remote_code=recipe.trust_remote_code
+        )
+        found = {"dtype": chosen.dtype}
         write_json(kept, found)
     return {} if found["dtype"] is None else {"arithmetic": found["dtype"]}
 

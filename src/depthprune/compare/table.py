@@ -6,7 +6,7 @@ from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
-from depthprune.compare.noise import LOWER_IS_BETTER, Difference, compare_all
+from depthprune.compare.noise import Difference, compare_all, share_kept, standing
 from depthprune.compare.results import Measure, Result, Results
 
 BEFORE = ("accuracy", "exact_match", "rougeL", "perplexity", "loss")
@@ -83,7 +83,7 @@ def _base(whole: Result, measures: Sequence[Measure]) -> dict[str, Any]:
     return {
         "layers": whole.num_layers,
         "parameters": whole.base_parameters,
-        "values": [whole.base[measure] for measure in measures if measure in whole.base],
+        "values": [whole.base.get(measure) for measure in measures],
     }
 
 
@@ -120,14 +120,13 @@ def _value(
         return None
     values = [one["value"] for one in each]
     mean, base = fmean(values), first.base.get(measure, {}).get("value")
-    lower = measure[1] in LOWER_IS_BETTER
     return {
         "mean": mean,
         "each": values,
         "sd": stdev(values) if len(values) > 1 else None,
         "stderr": each[0]["stderr"],
         "n": each[0]["n"],
-        "kept": None if not base or not mean else (base / mean if lower else mean / base),
+        "kept": share_kept(mean, base, measure[1]) if base and mean else None,
     }
 
 
@@ -152,27 +151,15 @@ def sentences(
 
 def _sentence(ratio: float, measure: Measure, tests: Sequence[Difference], done: Sequence[Result]) -> str:
     dataset, metric = measure
-    best = _best(tests)
+    best, beaten, tied = standing(tests)
     rows = next(len(result.rows[measure][0]) for result in done if measure in result.rows)
-    beaten = [one.worse for one in tests if one.settled and one.better == best]
-    tied = [one.worse if one.better == best else one.better for one in tests if not one.settled]
     words = f"With {ratio:.0%} of the layers gone, {best} has the best {metric} on {dataset} ({rows} rows)"
     if beaten:
         words += f", clearly better than {_listed(beaten)}"
     if tied:
-        words += (
-            f"; not told apart from it: {_listed(tied)}"
-            if beaten
-            else f", but nothing tells it apart from {_listed(tied)}"
-        )
+        words += "; not told apart from it: " if beaten else ", but nothing tells it apart from "
+        words += _listed(tied)
     return words + "."
-
-
-def _best(tests: Sequence[Difference]) -> str:
-    """The method that stands in every test."""
-    names = [{one.better, one.worse} for one in tests]
-    common = set.intersection(*names)
-    return tests[0].better if tests[0].better in common else next(iter(common))
 
 
 def _listed(names: Sequence[str]) -> str:

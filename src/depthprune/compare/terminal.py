@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from depthprune.compare.page import marks
 from depthprune.report.figures import count, measured, percent, ranges, seconds
-from depthprune.report.table import BETTER
+from depthprune.report.table import with_arrow
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,13 +18,11 @@ def comparison_table(found: Mapping[str, Any]) -> "Table":
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    measures = [
-        f"{one['dataset']}\n{one['metric']}{BETTER.get(one['metric'], '')}" for one in found["measures"]
-    ]
+    measures = [f"{one['dataset']}\n{with_arrow(one['metric'])}" for one in found["measures"]]
     for i, heading in enumerate(["method", "gone", "parameters", *measures, "choosing", "removed"]):
         table.add_column(Text(heading), justify="right" if i else "left", overflow="fold", vertical="bottom")
     if base := found["base"]:
-        values = [measured(one["value"]) for one in base["values"]]
+        values = ["–" if one is None else measured(one["value"]) for one in base["values"]]
         table.add_row("whole, untuned", "–", count(base["parameters"]), *values, "–", "–")
     marked = marks(found)
     for row in found["rows"]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 OPTIONAL = ("majority", "of")
+LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def estimate_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
         else {},
         "disk": disk,
         "disk_needed": sum(disk.values()),
-        "disk_free": shutil.disk_usage(_existing(output)).free,
+        "disk_free": free_disk(output),
     }
 
 
@@ -124,6 +124,11 @@ def _trainer_bytes(inputs: Inputs, settings: FineTuning, parameters: int) -> int
         return 3 * 3 * adapter_bytes(inputs, settings)
     trained = settings.trained_parameters(inputs.skeleton) if isinstance(settings, Partial) else parameters
     return 3 * 4 * (parameters + 2 * trained)
+
+
+def free_disk(path: Path) -> int:
+    """The bytes that are free where `path` is, or will be."""
+    return shutil.disk_usage(_existing(path)).free
 
 
 def _existing(path: Path) -> Path:

@@ -1,6 +1,7 @@
 """YAML from outside, read in bounded time and memory: a few bytes of it can stand for gigabytes."""
 
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -33,6 +34,20 @@ def read_yaml(text: str, what: str) -> Any:
         raise UserError(f"{what} is nested too deeply: {DEEPEST} levels are read") from None
     except (yaml.YAMLError, ValueError) as problem:
         raise UserError(f"{what} is not YAML: {' '.join(str(problem).split()):.300}") from None
+
+
+def read_mapping(path: Path, holds: str) -> dict[str, Any]:
+    """The YAML mapping in a file; UserError where it is none, `holds` saying what was expected."""
+    with path.open("rb") as file:
+        content = file.read(4 * LONGEST + 1)  # of UTF-8; a longer file is not read to its end
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not YAML: its bytes are no UTF-8 text; save it as such") from None
+    values = read_yaml(text, str(path))
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{path} holds no {holds}")
+    return values
 
 
 def _open_brackets(text: str) -> int:

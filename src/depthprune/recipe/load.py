@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.errors import UserError
-from depthprune.recipe.bounded_yaml import LONGEST, read_yaml
+from depthprune.recipe.bounded_yaml import read_mapping, read_yaml
 from depthprune.recipe.compatibility import check_combination
 from depthprune.recipe.recipe import SLOTS, Calibration, Evaluation, Recipe
 from depthprune.settings import build
@@ -57,16 +57,7 @@ def _read(name_or_path: str | Path) -> dict[str, Any]:
         close = get_close_matches(str(name_or_path)[:100], recipe_names(), n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"the recipes are {', '.join(recipe_names())}"
         raise UserError(f"{name_or_path!s:.300}: no such recipe or file; {mend}")
-    with path.open("rb") as file:
-        content = file.read(4 * LONGEST + 1)  # of UTF-8; a longer file is not read to its end
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not YAML: its bytes are no UTF-8 text; save it as such") from None
-    values = read_yaml(text, str(path))
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError(f"{path} holds no recipe: a mapping with the keys {', '.join(SLOTS)} is expected")
-    return values
+    return read_mapping(path, f"recipe: a mapping with the keys {', '.join(SLOTS)} is expected")
 
 
 def _chooses_method(key: str) -> str | None:

@@ -4,27 +4,16 @@ from typing import Any
 
 import yaml
 
-from depthprune.report import figures, plots, story
+from depthprune.report import plots, story
 from depthprune.report.artifacts import Artifacts, name_of
+from depthprune.report.pages import templates
 from depthprune.report.table import evaluation_table, table_notes, table_warnings
-from depthprune.selection.guard import rounded
 
 
 def html_page(run: Artifacts) -> str:
     """The content of `report.html`."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    jinja = Environment(
-        loader=PackageLoader("depthprune.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for show in (figures.seconds, figures.size, figures.percent, figures.plural, rounded):
-        jinja.filters[show.__name__] = show
     rounds = (run.scores or {}).get("rounds", [])
-    template = jinja.get_template("report.html.j2")
+    template = templates().get_template("report.html.j2")
     return template.render(
         run=run,
         name=name_of(run.model),

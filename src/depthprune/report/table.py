@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from depthprune.evaluation.measurement import LOWER_IS_BETTER
 from depthprune.report.figures import count, measured, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-BETTER = {"accuracy": " ↑", "exact_match": " ↑", "rougeL": " ↑", "loss": " ↓", "perplexity": " ↓"}
+HIGHER_IS_BETTER = ("accuracy", "exact_match", "rougeL")
 WIDEST = 3
 
 
@@ -30,7 +31,7 @@ def evaluation_table(evaluation: dict[str, Any]) -> list[list[Cell]]:
     rows = evaluation["rows"]
     results = {name: {_key(result): result for result in row["results"]} for name, row in rows.items()}
     measures = {key: result for by_key in results.values() for key, result in by_key.items()}
-    headings = [Cell(dataset, f"{metric}{BETTER.get(metric, '')}") for dataset, metric in measures]
+    headings = [Cell(dataset, with_arrow(metric)) for dataset, metric in measures]
     table = [[Cell("model"), Cell("layers"), Cell("parameters"), *headings]]
     for name, row in rows.items():
         measurements = [_result(results[name].get(key)) for key in measures]
@@ -38,6 +39,12 @@ def evaluation_table(evaluation: dict[str, Any]) -> list[list[Cell]]:
     if any("majority" in result for result in measures.values()):
         table.append([Cell("majority", "class"), Cell(), Cell(), *map(_majority, measures.values())])
     return table if len(measures) <= WIDEST else [list(row) for row in zip(*table, strict=True)]
+
+
+def with_arrow(metric: str) -> str:
+    """A metric's name, and whether more or less of it is better where that is known."""
+    better = " ↓" if metric in LOWER_IS_BETTER else " ↑" if metric in HIGHER_IS_BETTER else ""
+    return f"{metric}{better}"
 
 
 def _key(result: dict[str, Any]) -> tuple[str, str]:
