@@ -23,6 +23,7 @@ import torch
 import transformers
 
 from depthprune import UserError, load_recipe, run
+from depthprune.files import write_json
 from depthprune.pipeline.run import evaluate_model
 
 LAB = Path("../shared/lab")
@@ -112,7 +113,9 @@ def measure(cell: Cell, asked: argparse.Namespace) -> None:
         found: dict[str, Any] = {"refused": str(refusal)}
     else:
         found = {**_made(folder), "perplexity": perplexities(str(folder), asked)}
-    _write(result, found)
+        if cell.draw == 0 and asked.tasks:
+            found["tasks"] = measured(str(folder), asked, asked.tasks, limit=None)
+    write_json(result, found)
     print(f"{result.stem}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
@@ -128,23 +131,24 @@ def _made(folder: Path) -> dict[str, Any]:
 
 def perplexities(model: str, asked: argparse.Namespace) -> list[float]:
     """Of a checkpoint, on each text."""
+    found = measured(model, asked, asked.eval, asked.limit)
+    return [result["value"] for result in found if result["metric"] == "perplexity"]
+
+
+def measured(
+    model: str, asked: argparse.Namespace, files: list[str], limit: int | None
+) -> list[dict[str, Any]]:
+    """The results of a checkpoint on files of text or of rows."""
     settings = {
         "model": model,
-        "eval": tuple(asked.eval),
+        "eval": tuple(files),
         "arithmetic": "float32",
         "training.method": "none",
         "evaluation.max_length": 256,
-        "evaluation.limit": asked.limit,
+        "evaluation.limit": limit,
     }
     (row,) = evaluate_model(load_recipe("finetune", **settings))["rows"].values()
-    return [result["value"] for result in row["results"] if result["metric"] == "perplexity"]
-
-
-def _write(path: Path, found: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=2))
-    partial.replace(path)
+    return row["results"]
 
 
 def table(asked: argparse.Namespace) -> str:
@@ -153,12 +157,13 @@ def table(asked: argparse.Namespace) -> str:
     for cell in cells(asked):
         if cell.result(asked.output).exists():
             results[cell] = json.loads(cell.result(asked.output).read_text())
-    texts = " | ".join(Path(text).stem for text in asked.eval)
+    texts = " | ".join([*(Path(text).stem for text in asked.eval), *map(_title, asked.tasks)])
     lines = [f"| layers gone | chosen by | repair | {texts} | removed (draw 0) | seconds |"]
-    lines.append("|---|---|---|" + "---|" * (len(asked.eval) + 2))
+    lines.append("|---|---|---|" + "---|" * (len(asked.eval) + len(asked.tasks) + 2))
     if _whole(asked).exists():
         whole = json.loads(_whole(asked).read_text())
-        lines.append("| 0 | – | – | " + " | ".join(f"{value:.1f}" for value in whole) + " | – | – |")
+        values = [*(f"{value:.1f}" for value in whole["perplexity"]), *_accuracies(whole)]
+        lines.append(f"| 0 | – | – | {' | '.join(values)} | – | – |")
     for removed in asked.removed:
         for choice in asked.choices:
             lines += _rows(removed, choice, results)
@@ -189,11 +194,23 @@ def _rows(removed: int, choice: str, results: dict[Cell, dict[str, Any]]) -> Ite
 
 def _line(removed: int, choice: str, repair: str, done: list[dict[str, Any]]) -> str:
     values = [_spread([found["perplexity"][i] for found in done]) for i in range(len(done[0]["perplexity"]))]
+    values += _accuracies(done[0])
     gone = ", ".join(map(str, done[0]["removed"]))
     counted = ("choosing",) if repair == "none" else ("choosing", "repairing")
     seconds = statistics.mean(sum(found["seconds"][stage] for stage in counted) for found in done)
     bare = "–" if repair == "none" else repair
     return f"| {' | '.join([str(removed), choice, bare, *values, gone, f'{seconds:.0f}'])} |"
+
+
+def _accuracies(found: dict[str, Any]) -> list[str]:
+    """On each of the tasks, with its standard error."""
+    accuracies = [result for result in found.get("tasks", ()) if result["metric"] == "accuracy"]
+    return [f"{result['value']:.3f} ± {result['stderr']:.3f}" for result in accuracies]
+
+
+def _title(path: str) -> str:
+    """data/piqa/test.jsonl → piqa."""
+    return Path(path).parent.name if Path(path).stem in ("test", "train") else Path(path).stem
 
 
 def _spread(values: list[float]) -> str:
@@ -208,6 +225,7 @@ def main() -> None:
     parser.add_argument("--model", default=str(LAB / "model"))
     parser.add_argument("--calibration", default=str(LAB / "text/wikipedia.jsonl"))
     parser.add_argument("--eval", nargs="+", default=texts)
+    parser.add_argument("--tasks", nargs="*", default=[], help="choices to answer, all rows, of draw 0")
     parser.add_argument("--removed", nargs="+", type=int, default=[4], help="numbers of layers")
     parser.add_argument("--draws", type=int, default=1, help="of the calibration samples")
     parser.add_argument("--choices", nargs="+", default=list(CHOICES), choices=CHOICES)
@@ -221,7 +239,8 @@ def main() -> None:
     asked = parser.parse_args()
     if not asked.table:
         if not _whole(asked).exists():
-            _write(_whole(asked), perplexities(asked.model, asked))
+            tasks = measured(asked.model, asked, asked.tasks, limit=None) if asked.tasks else []
+            write_json(_whole(asked), {"perplexity": perplexities(asked.model, asked), "tasks": tasks})
         for cell in cells(asked):
             measure(cell, asked)
     print(
