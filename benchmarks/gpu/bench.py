@@ -7,10 +7,10 @@ A random Llama, so that no weights are needed: nothing of what is measured depen
 is printed and written as soon as it is done; one that does not fit the card is told and left out.
 
 1. The card's own rates: a large matrix product, a large copy. The floors below come from them.
-2. The whole model, and what 25 % and 40 % of layers less leave: prefill, decoding, a LoRA step.
-3. Gradient norms: frozen weights and batches against a loop that makes every weight's gradient.
-4. IGIA: a LoRA step with the recorder, spooling to disk, against one without, every other step of one run.
-5. Leaving each layer out: resumed behind it, against a whole pass a layer. Block influence, one pass.
+2. IGIA: a LoRA step with the recorder, spooling to disk, against one without, every other step of one run.
+3. Gradient norms: frozen weights and batches against a loop that makes the gradients of all layers.
+4. Leaving each layer out: resumed behind it, against a whole pass a layer. Block influence, one pass.
+5. The whole model, and what 25 % and 40 % of layers less leave: prefill, decoding, a LoRA step.
 """
 
 import argparse
@@ -230,8 +230,8 @@ def igia(bench: Bench) -> list[list[str]]:
 
 
 def without_each_layer(bench: Bench) -> list[list[str]]:
-    """The loss without each layer, and block influence, on the same samples."""
-    batches = bench.batches()
+    """The loss without each layer, and block influence, on one batch."""
+    batches = bench.batches()[:1]
     depth = len(bench.model.model.layers)
 
     def naive() -> torch.Tensor:
@@ -251,7 +251,8 @@ def without_each_layer(bench: Bench) -> list[list[str]]:
     ]
 
 
-PARTS: tuple[Callable[[Bench], Any], ...] = (rates, gradient_norms, without_each_layer, igia, depths)
+PARTS: tuple[Callable[[Bench], Any], ...] = (rates, igia, gradient_norms, without_each_layer, depths)
+"""`depths` comes last, since it leaves a shallower model."""
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -289,6 +290,7 @@ def main() -> None:
         **SHAPES[asked.shape],
         "rows_of": {},
         "left_out": {},
+        "not_run": [part.__name__ for part in PARTS],
     }
     print(
         f"{found['date']}, {card}, {', '.join(f'{name} {version}' for name, version in versions.items())}\n"
@@ -305,6 +307,7 @@ def main() -> None:
         except torch.OutOfMemoryError as error:
             found["left_out"][part.__name__] = str(error).splitlines()[0]
             print(f"| {part.__name__}: does not fit | {str(error).splitlines()[0][:80]} | | |", flush=True)
+        found["not_run"].remove(part.__name__)
         found["seconds"] = round(time.perf_counter() - start, 1)
         if asked.output:
             asked.output.mkdir(parents=True, exist_ok=True)

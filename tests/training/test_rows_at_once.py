@@ -1,3 +1,4 @@
+import copy
 import logging
 
 import pytest
@@ -6,7 +7,7 @@ from tiny import tiny_model
 from tuned import checkpoint, encoded, tune, weights
 
 from depthprune.model.anatomy import decoder
-from depthprune.training import Full, Lora, rows_at_once
+from depthprune.training import Full, Lora, Partial, rows_at_once
 from depthprune.training.rows_at_once import choose_rows, kept_bytes
 
 EIGHT = {"max_steps": 3, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2,
@@ -51,6 +52,21 @@ def test_the_bytes_of_long_rows_are_known_from_short_ones(family):
     found = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own) / 2
     assert kept_bytes(model, 200) == pytest.approx(found, rel=0.1)
     assert not model.training
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_bfloat16_model_that_trains_its_end_in_float32_is_counted(tied):
+    """On an accelerator the frozen part keeps the checkpoint's dtype, and autocast lets the two meet."""
+    model = tiny_model("gemma3_text", max_position_embeddings=512, tie_word_embeddings=tied).bfloat16()
+    settings = Partial(last_layers=1)
+    settings.choose_trained(model)
+    everything = kept_bytes(copy.deepcopy(model).float().requires_grad_(True), 200, bf16=True)
+    assert 0 < kept_bytes(model, 200, bf16=True) < everything
+
+
+def test_weights_that_autocast_rounds_are_counted_in_no_row():
+    model = tiny_model("llama", max_position_embeddings=512)
+    assert kept_bytes(model, 200, bf16=True) < kept_bytes(model, 200)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def fit_rows(trainer: Any, longest: int, checkpointing: bool | None) -> dict[str
     found = {"rows_at_once": wanted, "gradient_checkpointing": anew}
     if wanted * longest * NEVER_MORE * _widths(model) < room:
         return found
-    kept = kept_bytes(model, longest)
+    kept = kept_bytes(model, longest, bool(arguments.bf16))
     embedding: Any = unwrap(model).get_input_embeddings()
     layers, hidden = len(decoder_layers(model)), embedding.weight.shape[1]
     lean = kept / layers + 4 * layers * hidden * longest
@@ -77,19 +77,24 @@ def choose_rows(
 
 
 @torch.enable_grad()
-def kept_bytes(model: nn.Module, length: int) -> float:
+def kept_bytes(model: nn.Module, length: int, bf16: bool = False) -> float:
     """Bytes that a forward pass over a row of `length` tokens keeps for the backward pass, without the head.
 
     Counted on short rows: linear in the tokens, and quadratic where attention keeps its scores or masks.
+    What does not grow with them is left out: under bfloat16 autocast, `bf16`, a copy of each weight.
     """
     places = (SHORT, 2 * SHORT, 4 * SHORT)
-    one, two, four = (_counted(model, tokens) / 2 for tokens in places)
+    one, two, four = (_counted(model, tokens, bf16) / 2 for tokens in places)
     first, second = (two - one) / SHORT, (four - two) / (2 * SHORT)
     curve = max(0.0, (second - first) / (3 * SHORT))
-    return four + (length - places[2]) * (second + curve * (length - places[1])) if length > 0 else 0.0
+
+    def at(tokens: int) -> float:
+        return four + (tokens - places[2]) * (second + curve * (tokens - places[1]))
+
+    return at(length) - at(0)
 
 
-def _counted(model: nn.Module, length: int) -> int:
+def _counted(model: nn.Module, length: int, bf16: bool) -> int:
     ids = torch.zeros((2, length), dtype=torch.long, device=unwrap(model).device)
     mask = torch.ones_like(ids)
     mask[1, length // 2 :] = 0
@@ -101,7 +106,9 @@ def _counted(model: nn.Module, length: int) -> int:
             kept[place] = tensor  # held, or its place would be given to the next one
         return tensor
 
-    with _as_trained(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    rounded = torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with _as_trained(model), rounded, hooks:
         output = decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
     del output
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
