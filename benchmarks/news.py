@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from depthprune.files import write_json
+
 SEEDS = (1, 2, 3)
 RATIOS = (0.25, 0.4)
 DENSE = "dense"
@@ -95,9 +97,7 @@ def run_cell(cell: dict[str, Any], model: str, data: Path, output: Path) -> None
     removed = json.loads(plan.read_text())["removed"] if plan.exists() else []
     stages = json.loads((folder / "depthprune" / "stages.json").read_text())
     seconds = {stage: stages[stage]["seconds"] for stage in stages}
-    partial = result.with_suffix(".partial")
-    partial.write_text(json.dumps({**cell, **row, "removed": removed, "stage_seconds": seconds}, indent=2))
-    partial.replace(result)
+    write_json(result, {**cell, **row, "removed": removed, "stage_seconds": seconds})
     print(
         f"{folder.name}: {row['results'][0]['value']:.3f} in {time.perf_counter() - start:.0f} s", flush=True
     )
@@ -151,11 +151,26 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what is there")
     parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--json", type=Path, help="also writes all that is there into this file")
     asked = parser.parse_args()
     if not asked.table:
         for cell in cells(asked):
             run_cell(cell, asked.model, asked.data, asked.output)
     print(table(asked))
+    if asked.json:
+        write_json(asked.json, everything(asked))
+
+
+def everything(asked: argparse.Namespace) -> dict[str, Any]:
+    """What `tables.py` reads: every model that is there, as data."""
+    made = []
+    for cell in cells(asked):
+        result = folder_of(cell, asked.output) / "depthprune" / "result.json"
+        if result.exists():
+            found = json.loads(result.read_text())
+            about = {"method": cell["name"], "ratio": cell["ratio"], "seed": cell["seed"]}
+            made.append({**about, "accuracy": found["results"][0]["value"], "layers": found["removed"]})
+    return {"rows": EVALUATION_ROWS, "cells": made, "missing": len(cells(asked)) - len(made)}
 
 
 if __name__ == "__main__":

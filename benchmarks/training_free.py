@@ -15,7 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128, help="of calibration, of 128 tokens each")
     parser.add_argument("--limit", type=int, default=200, help="windows of 256 of each text")
     parser.add_argument("--repair-layers", type=int, help="1 is the paper's projection")
+    parser.add_argument("--json", type=Path, help="also writes all that is there into this file")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     parser.add_argument("--output", type=Path, default=Path("out/training-free"))
     asked = parser.parse_args()
@@ -250,6 +251,28 @@ def main() -> None:
         f"{Path(asked.calibration).name}, {asked.limit} windows of 256\n"
     )
     print(table(asked))
+    if asked.json:
+        write_json(asked.json, everything(asked))
+
+
+def everything(asked: argparse.Namespace) -> dict[str, Any]:
+    """What `tables.py` reads: the whole model and every checkpoint that is there, as data."""
+    cells_made = []
+    for cell in cells(asked):
+        if cell.result(asked.output).exists():
+            found = json.loads(cell.result(asked.output).read_text())
+            kept = {key: found[key] for key in ("perplexity", "refused", "seconds") if key in found}
+            cells_made.append({**asdict(cell), **kept, "layers": found.get("removed", [])})
+    return {
+        "model": Path(asked.model).name,
+        "samples": asked.samples,
+        "windows": asked.limit,
+        "texts": [Path(text).stem for text in asked.eval],
+        "repairs": asked.repairs,
+        "whole": json.loads(_whole(asked).read_text()),
+        "cells": cells_made,
+        "missing": len(list(cells(asked))) - len(cells_made),
+    }
 
 
 if __name__ == "__main__":
