@@ -6,7 +6,7 @@ MEASURE = ("news", "accuracy")
 
 
 def result(
-    method, rows, seed=1, ratio=0.25, measure=MEASURE, counts=None, removed=(1, 2), base=0.8
+    method, rows, seed=1, ratio=0.25, measure=MEASURE, counts=None, removed=(1, 2), base=0.8, tuning=None
 ) -> Result:
     """One run with these values row by row."""
     counts = counts or [1.0] * len(rows)
@@ -21,6 +21,7 @@ def result(
         parameters=60 if removed else 100,
         base_parameters=100,
         num_layers=6,
+        tuning=tuning,
         results={measure: found},
         rows={measure: (list(rows), counts)},
         base={measure: {**found, "value": base}},

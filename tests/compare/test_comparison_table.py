@@ -1,7 +1,10 @@
 """What comparison.json says, and no more than the tests allow."""
 
 import json
+from dataclasses import replace
+from html import unescape
 
+import pytest
 from compare.results_of import result
 
 from depthprune.compare.page import html_page, marks
@@ -41,7 +44,8 @@ def test_the_best_of_ties_only():
 
 
 def test_means_spread_and_share_of_the_whole():
-    runs = [result("a", GOOD, 1), result("a", BAD, 2), result("dense", GOOD, 1, None, removed=())]
+    dense = result("dense", GOOD, 1, None, removed=(), tuning="other")
+    runs = [result("a", GOOD, 1), result("a", BAD, 2), dense]
     said = found(runs, failed={"z-1": "why"}, missing=["y-1"])
     dense, row = said["rows"]
     assert (dense["method"], dense["ratio"], row["seeds"]) == ("dense", None, [1, 2])
@@ -54,6 +58,53 @@ def test_means_spread_and_share_of_the_whole():
     json.dumps(said, allow_nan=False)
 
 
+def test_shares_are_of_the_whole_model_that_was_tuned_alike():
+    # Untuned 0.8; tuned one way 0.9 and 0.7 over two seeds, which is 0.8; the other way 0.6.
+    of_two = [
+        result("dense lora", [1.0] * n + [0.0] * (100 - n), s, None, removed=())
+        for s, n in ((1, 90), (2, 70))
+    ]
+    of_two = [replace(one, tuning="lora") for one in of_two]
+    one = result("dense full", [1.0] * 60 + [0.0] * 40, 1, None, removed=(), tuning="full")
+    half = [1.0] * 48 + [0.0] * 52
+    pruned = [result(way, half, tuning=way) for way in ("lora", "full", "partial")] + [result("bare", half)]
+    rows = {row["method"]: row for row in found([*of_two, one, *pruned])["rows"]}
+    kept = {name: (row["kept_of"], round(row["values"][0]["kept"], 9)) for name, row in rows.items()}
+    assert kept == {
+        "dense lora": ("dense lora", 1.0),
+        "dense full": ("dense full", 1.0),
+        "lora": ("dense lora", 0.6),
+        "full": ("dense full", 0.8),
+        "partial": (None, 0.6),  # none was tuned so: 0.48 of the untuned 0.8
+        "bare": (None, 0.6),
+    }
+
+
+def test_of_losses_the_share_is_the_whole_models_over_it_and_bare_cuts_are_held_against_the_untuned():
+    loss = ("text", "loss")
+    dense = result("dense", [2.0, 2.0], ratio=None, measure=loss, removed=(), base=4.0, tuning="lora")
+    cut = {loss: {**dense.results[loss], "value": 5.0}}
+    pruned = result("a", [2.0, 3.0], measure=loss, base=4.0, tuning="lora")
+    row = found([dense, replace(pruned, cut=cut)])["rows"][1]
+    assert row["values"][0]["kept"] == pytest.approx(2.0 / 2.5)
+    assert row["cut"][0]["kept"] == pytest.approx(4.0 / 5.0)
+
+
+@pytest.mark.parametrize(
+    ("tunings", "words", "daggers"),
+    [
+        (("lora", "lora"), "of the whole model's, tuned alike. The", 0),
+        (("lora", "full"), "of the whole model's, tuned alike; with †, of the untuned one's. The", 2),
+        ((None, None), "of the whole model's, untuned. The", 0),
+    ],
+)
+def test_the_page_says_of_which_whole_model_the_shares_are(tunings, words, daggers):
+    dense = [result("dense", GOOD, ratio=None, removed=(), tuning="lora")] if any(tunings) else []
+    pruned = [result(name, BAD, tuning=way) for name, way in zip("ab", tunings, strict=True)]
+    page = html_page(found([*dense, *pruned]))
+    assert words in unescape(page) and page.count("†") == daggers
+
+
 def test_nothing_done_yet_is_a_page_too():
     page = html_page(found([], missing=["a", "b"]))
     assert "Unfinished: 2 runs of 2 still to come" in page and "<table" not in page
@@ -64,7 +115,7 @@ def test_every_number_of_a_row_is_on_the_page():
     page = html_page(said)
     for row in said["rows"]:
         assert f'value="{row["values"][0]["mean"]}"' in page and f'value="{row["parameters"]}"' in page
-    assert page.count("<svg") == 1 and "http" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg") == 2 and "http" not in page.replace("http://www.w3.org", "")
 
 
 def test_names_that_are_markup_stay_text():

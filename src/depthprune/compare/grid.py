@@ -65,6 +65,12 @@ class Cell:
     recipe: Recipe
 
     @property
+    def tuning(self) -> str | None:
+        """All settings of how it is tuned; None where it is not. Where they are equal one control does."""
+        training = self.recipe.training
+        return None if isinstance(training, NoTraining) else training.model_dump_json()
+
+    @property
     def name(self) -> str:
         """Of its folder: what it does, and a hash of all settings. The run itself knows its data."""
         settings = self.recipe.model_copy(update={**dict.fromkeys(SOURCES), "eval": ()}).as_yaml()
@@ -149,8 +155,7 @@ def _cell(
 
 def controls(cells: Sequence[Cell], sources: dict[str, Any]) -> list[Cell]:
     """The whole model, tuned in each way that one of these runs, all of one seed, is."""
-    ways = {cell.recipe.training.model_dump_json(): cell.recipe for cell in cells}
-    tuned = [recipe for recipe in ways.values() if not isinstance(recipe.training, NoTraining)]
+    tuned = list({cell.tuning: cell.recipe for cell in cells if cell.tuning is not None}.values())
     found = []
     for recipe in tuned:
         dense = load_recipe(DENSE, **sources).model_copy(

@@ -66,7 +66,7 @@ def _verdict(
     tried: Sequence[Cell], whole: Sequence[Cell], done: Sequence[Result], share: float
 ) -> dict[str, Any] | None:
     """What a size keeps, over its seeds, and whether that is sure; None where a run failed."""
-    alike = [cell for cell in whole if cell.recipe.training == tried[0].recipe.training]
+    alike = [cell for cell in whole if cell.tuning == tried[0].tuning]
     mine, dense = _of(tried, done), _of(alike, done)
     if len(mine) < len(tried) or len(dense) < len(alike):
         return None

@@ -1,11 +1,11 @@
 """The report of a comparison: one HTML file, no network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from depthprune.compare.noise import Difference, standing
-from depthprune.compare.plots import METHODS, trade_off
+from depthprune.compare.plots import METHODS, SHAPES, trade_off
 from depthprune.report.pages import templates
 from depthprune.report.table import with_arrow
 
@@ -25,21 +25,22 @@ def html_page(found: Mapping[str, Any]) -> str:
             charts=_charts(found),
             marks=marks(found),
             matrix=_matrix(found),
+            alike=alike(found["rows"]),
             light=METHODS,
             dark=DARK,
         )
     )
 
 
-def _charts(found: Mapping[str, Any]) -> list[Any]:
-    """Of each dataset, by the measure that is asked first."""
-    first: dict[str, int] = {}
+def _charts(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of each dataset, by the measure that is asked first; in each shape, of which the page shows one."""
+    first: dict[str, tuple[int, str]] = {}
     for number, measure in enumerate(found["measures"]):
-        first.setdefault(measure["dataset"], number)
+        first.setdefault(measure["dataset"], (number, f"{measure['metric']} on {measure['dataset']}"))
     rows = found["rows"]
     return [
-        trade_off(rows, found["base"], number, f"{found['measures'][number]['metric']} on {dataset}")
-        for dataset, number in first.items()
+        {shape: trade_off(rows, found["base"], number, title, shape) for shape in SHAPES}
+        for number, title in first.values()
         if any(row["values"][number] for row in rows)
     ]
 
@@ -57,6 +58,12 @@ def marks(found: Mapping[str, Any]) -> dict[tuple[float | None, str, int], str]:
         best, _, tied = standing(mine)
         marked |= {(ratio, method, number): "tied" for method in tied} | {(ratio, best, number): "best"}
     return marked
+
+
+def alike(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Whether the shares in `all`, `some` or `none` of the rows are of a whole model that was tuned alike."""
+    known = [row.get("kept_of") is not None for row in rows]  # a file without it has shares of the untuned
+    return "all" if all(known) else "some" if any(known) else "none"
 
 
 def _matrix(found: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ class Result:
     Attributes:
         results: by measure, as in eval.json.
         rows: by measure, the sums and counts of the rows measured.
+        tuning: how it was tuned, as JSON of the settings; None where it was not.
         base: the results of the whole model, untuned.
         cut: the results before tuning.
         removed: the layers that went, in the original's numbers.
@@ -37,6 +38,7 @@ class Result:
     parameters: int
     base_parameters: int
     num_layers: int
+    tuning: str | None
     results: dict[Measure, dict[str, Any]]
     rows: dict[Measure, tuple[list[float], list[float]]]
     base: dict[Measure, dict[str, Any]]
@@ -94,6 +96,7 @@ def _read(cell: Cell, folder: RunFolder) -> Result | None:
         parameters=row["parameters"],
         base_parameters=base["parameters"],
         num_layers=base["layers"],
+        tuning=cell.tuning,
         results=_by_measure(row),
         rows={
             (one["dataset"], one["metric"]): (one["sums"], one["counts"]) for one in per_row.get(final, [])

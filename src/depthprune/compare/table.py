@@ -24,11 +24,15 @@ def comparison(results: Results, kept: Sequence[Mapping[str, Any]] = ()) -> dict
         ratio: found for ratio in ratios_of(results.done) if (found := _differences(groups, ratio, measures))
     }
     whole = results.done[0] if results.done else None
+    dense = {found[0].tuning: found for (ratio, _), found in groups.items() if ratio is None}
     return {
         **results.recipe,
         "measures": [{"dataset": dataset, "metric": metric} for dataset, metric in measures],
         "base": None if whole is None else _base(whole, measures),
-        "rows": [_row(method, ratio, found, measures) for (ratio, method), found in groups.items()],
+        "rows": [
+            _row(method, ratio, found, dense.get(found[0].tuning, ()), measures)
+            for (ratio, method), found in groups.items()
+        ],
         "differences": [
             {"ratio": ratio, "measure": {"dataset": dataset, "metric": metric}, **asdict(one)}
             for ratio, by_measure in differences.items()
@@ -88,9 +92,16 @@ def _base(whole: Result, measures: Sequence[Measure]) -> dict[str, Any]:
 
 
 def _row(
-    method: str, ratio: float | None, found: Sequence[Result], measures: Sequence[Measure]
+    method: str,
+    ratio: float | None,
+    found: Sequence[Result],
+    dense: Sequence[Result],
+    measures: Sequence[Measure],
 ) -> dict[str, Any]:
+    """What a method found at a size; `dense` are the runs of the whole model that were tuned alike."""
     first = found[0]
+    base = [first.base]
+    outcomes, whole = [result.results for result in found], [result.results for result in dense] or base
     return {
         "method": method,
         "ratio": ratio,
@@ -100,9 +111,10 @@ def _row(
         "parameters": first.parameters,
         "share": first.parameters / first.base_parameters,
         "removed": [list(result.removed) for result in found],
-        "values": [_value(measure, [result.results for result in found], first) for measure in measures],
+        "kept_of": dense[0].method if dense else None,
+        "values": [_value(measure, outcomes, whole) for measure in measures],
         "cut": [
-            _value(measure, [result.cut for result in found], first) if first.cut else None
+            _value(measure, [result.cut for result in found], base) if first.cut else None
             for measure in measures
         ],
         "seconds": {key: fmean(result.seconds[key] for result in found) for key in first.seconds},
@@ -112,21 +124,24 @@ def _row(
 
 
 def _value(
-    measure: Measure, found: Sequence[Mapping[Measure, dict[str, Any]]], first: Result
+    measure: Measure,
+    found: Sequence[Mapping[Measure, dict[str, Any]]],
+    whole: Sequence[Mapping[Measure, dict[str, Any]]],
 ) -> dict[str, Any] | None:
-    """The mean over seeds, its spread, and how much of the whole model's it is."""
+    """The mean over seeds, its spread, and how much of the whole model's mean it is."""
     each = [results[measure] for results in found if measure in results]
     if not each:
         return None
     values = [one["value"] for one in each]
-    mean, base = fmean(values), first.base.get(measure, {}).get("value")
+    wanted = [results[measure]["value"] for results in whole if measure in results]
+    mean, of = fmean(values), fmean(wanted) if wanted else None
     return {
         "mean": mean,
         "each": values,
         "sd": stdev(values) if len(values) > 1 else None,
         "stderr": each[0]["stderr"],
         "n": each[0]["n"],
-        "kept": share_kept(mean, base, measure[1]) if base and mean else None,
+        "kept": share_kept(mean, of, measure[1]) if of and mean else None,
     }
 
 

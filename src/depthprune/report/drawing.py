@@ -38,11 +38,11 @@ def style(salt: str) -> Any:
     return rc_context({**STYLE, "svg.hashsalt": salt})
 
 
-def figure(height: float, rows: int = 1, **layout: Any) -> tuple["Figure", Any]:
+def figure(height: float, rows: int = 1, width: float = 9.0, **layout: Any) -> tuple["Figure", Any]:
     """Without pyplot, which would keep figures alive and choose a display."""
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(9, height), layout="constrained")
+    drawn = Figure(figsize=(width, height), layout="constrained")
     return drawn, drawn.subplots(rows, **layout)
 
 
