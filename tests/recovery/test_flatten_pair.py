@@ -64,6 +64,26 @@ def stream(model, layer: int, batch):
     return record_layer_io(model, batch)[layer][1][batch["attention_mask"].bool()]
 
 
+@pytest.mark.parametrize("gain", [0.3, 0.0], ids=["a-gain", "a-gain-of-nothing"])
+def test_rows_of_the_layer_whose_norms_stay_keep_their_size(gain):
+    model = tiny_model("llama", seed=1)
+    silent(model, 3)
+    first = decoder_layers(model)[2]
+    with torch.no_grad():
+        for norm in (first.input_layernorm, first.post_attention_layernorm):
+            norm.weight.copy_(0.5 + torch.rand(norm.weight.shape))
+            norm.weight[0] = gain
+    ways = making(model)
+    layer = ways.flatten(ways.pair.origins[0], ((1e-8,), (1e-8,))).layer
+    for norm, reads in (("input_layernorm", "self_attn.q_proj"), ("post_attention_layernorm", "mlp.up_proj")):
+        before, after = (one.get_submodule(norm).weight for one in (first, layer))
+        assert torch.equal(after[1:], before[1:]) and after[0] == (gain or 1.0)
+        weight, wanted = (one.get_submodule(reads).weight for one in (layer, first))
+        apart = (weight[:, None, 1:] - wanted[None, :, 1:]).abs().amax(dim=-1)
+        assert apart.min(dim=1).values.max() < 1e-6  # units may stand in another order
+        assert bool((weight[:, 0] == 0).all()) == (gain == 0)
+
+
 @pytest.mark.parametrize("family", MIXED)
 @pytest.mark.parametrize("second", [True, False], ids=["second", "first"])
 def test_a_layer_beside_one_that_does_nothing_is_reproduced(family, second):

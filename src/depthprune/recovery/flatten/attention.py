@@ -12,9 +12,9 @@ from depthprune.recovery.flatten.fit import ridge, without_worst_groups
 from depthprune.recovery.flatten.merge import (
     Units,
     effective_writes,
-    neutral_norm,
     put_reads,
     put_writes,
+    settle_norm,
     writes_in_stream,
 )
 from depthprune.recovery.flatten.norms import norm_of
@@ -52,7 +52,7 @@ class Attention:
             if pair.groups is None:
                 raise UserError("attention and MLP share a norm, and its attention does not fall into groups")
             put_reads(target, pair.sources, self.branch, pair.groups, self.groups)
-            neutral_norm(target, self.branch)
+            settle_norm(target, self.branch)
         put_writes(target, self.branch, self.fit)
 
     def _missed(self, found: tuple[Units, Written]) -> float:

@@ -15,9 +15,9 @@ from depthprune.recovery.flatten.layout import rows
 from depthprune.recovery.flatten.merge import (
     Units,
     effective_writes,
-    neutral_norm,
     put_reads,
     put_writes,
+    settle_norm,
     writes_in_stream,
 )
 from depthprune.recovery.flatten.norms import norm_of
@@ -91,7 +91,7 @@ class Making:
         attention = Attention(self.pair, self._first_pass, heads, for_attention, refine)
         attention.put(layer)
         put_reads(layer, self.pair.sources, self.mlp, self.pair.channels, self._channels)
-        neutral_norm(layer, self.mlp)
+        settle_norm(layer, self.mlp)
         strengths = attention.fit.rho, self._put_mlp(layer, heads, for_mlp, refine)
         groups, channels = attention.groups.counts, self._channels.counts
         error = self.error(layer, heads)

@@ -9,11 +9,8 @@ from torch import Tensor, nn
 
 from depthprune.model.parts import Branch
 from depthprune.recovery.flatten.layout import Layout, rows
-from depthprune.recovery.flatten.norms import absorbed, affine, neutralise, norm_of
+from depthprune.recovery.flatten.norms import SMALL_GAIN, absorbed, affine, norm_of, settle, settled_gain
 from depthprune.recovery.flatten.solve import Written
-
-# Below this share of the mean a gain lets nothing through that could be expressed in it.
-SMALL_GAIN = 1e-3
 
 
 @dataclass(frozen=True)
@@ -41,15 +38,19 @@ def put_reads(
 ) -> None:
     """Gives the linears that begin a branch of `target` the rows of these units.
 
-    The gains and shifts of both layers' norms go into the rows; the norm of `target` is left to the caller.
+    The gains and shifts of both layers' norms go into the rows, expressed in the settled gain of the norm of
+    `target`, which is left to the caller.
     """
+    norm = None if branch.before is None else affine(target.get_submodule(branch.before))
     for path, places in layout.reads.items():
         sources = [_without_norm(layer, branch, path) for layer in pair]
         linear: Any = target.get_submodule(path)
         taken = (units.layer[:, None] * len(sources[0][0]) + places[units.unit]).flatten()
         into = places[: len(units.unit)].flatten()
         # Copies, since the target may be one of the sources.
-        rows(linear)[into] = torch.cat([weight for weight, _ in sources])[taken].to(linear.weight.dtype)
+        weight = torch.cat([weight for weight, _ in sources])[taken]
+        weight = weight if norm is None else weight / settled_gain(norm)
+        rows(linear)[into] = weight.to(linear.weight.dtype)
         if linear.bias is not None:
             linear.bias[into] = torch.cat([bias for _, bias in sources if bias is not None])[taken].to(
                 linear.bias.dtype
@@ -64,10 +65,10 @@ def _without_norm(layer: nn.Module, branch: Branch, path: str) -> tuple[Tensor, 
 
 
 @torch.no_grad()
-def neutral_norm(target: nn.Module, branch: Branch) -> None:
-    """Gives the norm before a branch gain 1, once the linears that read it have taken the gains."""
+def settle_norm(target: nn.Module, branch: Branch) -> None:
+    """Settles the norm before a branch, once the linears that read it have taken the gains."""
     if branch.before is not None:
-        neutralise(affine(target.get_submodule(branch.before)))
+        settle(affine(target.get_submodule(branch.before)))
 
 
 @torch.no_grad()

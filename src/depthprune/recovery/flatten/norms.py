@@ -10,6 +10,9 @@ from depthprune.model.parts import Branch
 from depthprune.recovery.flatten.layout import rows
 from depthprune.recovery.norm_after import NormAfter, known_norm
 
+# Below this share of the mean a gain lets nothing through that could be expressed in it.
+SMALL_GAIN = 1e-3
+
 
 def affine(norm: nn.Module) -> NormAfter:
     """What a norm does. Raises `UserError` where it is neither an RMSNorm nor a LayerNorm with a gain."""
@@ -39,9 +42,19 @@ def absorbed(linear: Any, norm: NormAfter) -> tuple[Tensor, Tensor | None]:
     return weight * norm.norm.gain.to(weight), bias
 
 
+def settled_gain(norm: NormAfter) -> Tensor:
+    """The gain that a merged layer's norm keeps, [d] in float64: its own, and 1 where that is nearly nothing.
+
+    The linears that read it take the rest. So rows of the layer whose norm it was stay as they are, and a
+    training finds weights of the size that it would find in that layer.
+    """
+    own = norm.norm.gain
+    return torch.where(own.abs() < SMALL_GAIN * own.abs().mean(), 1, own)
+
+
 @torch.no_grad()
-def neutralise(norm: NormAfter) -> None:
-    """Gives the norm gain 1 and no bias."""
-    norm.weight.fill_(1 - norm.offset)
+def settle(norm: NormAfter) -> None:
+    """Gives the norm its settled gain and no bias."""
+    norm.weight.copy_(norm.stored(settled_gain(norm)))
     if norm.bias is not None:
         norm.bias.zero_()
