@@ -8,8 +8,19 @@ import typer
 if TYPE_CHECKING:
     from depthprune.recipe.recipe import Recipe
 
+
+def _recipes(incomplete: str) -> list[str]:
+    """For the shell: the names that begin so."""
+    from depthprune.recipe.load import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
 RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A name from `depthprune methods`, or a YAML file.")
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A name from `depthprune methods`, or a YAML file.", autocompletion=_recipes
+    ),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="training.method=full, …")

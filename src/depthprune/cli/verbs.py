@@ -23,7 +23,6 @@ from depthprune.errors import UserError, disk_fault
 app = typer.Typer(
     help="Make a language model shallower: prune layers, repair, fine-tune, keep a standard checkpoint.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
