@@ -42,6 +42,9 @@ def compare(
     keep: Annotated[
         float | None, typer.Option(help="Find the smallest model with this share of the quality: 0.98")
     ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="The same, by how much the quality may fall: 0.01 of accuracy.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs, and the disk they need.")
     ] = False,
@@ -50,6 +53,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Run several recipes on the same model and data, and say which differences the noise allows."""
+    limit = _limit(keep, max_drop, others=ratios is not None or dry_run)
     from depthprune.compare.grid import cells_of, read_grid
     from depthprune.recipe.load import parse_override
 
@@ -76,10 +80,8 @@ def compare(
         raise UserError("no model to prune: name one with --model")
     if "eval" not in sources and "train" not in sources:
         raise UserError("nothing to measure the models on: give evaluation data with --eval")
-    if keep is not None:
-        if ratios is not None or dry_run:
-            raise UserError("--keep finds the sizes itself, run after run: leave out --ratios and --dry-run")
-        _find_smallest(asked, keep, output, sources, as_json)
+    if limit is not None:
+        _find_smallest(asked, limit, output, sources, as_json)
         return
     cells = cells_of(asked, **sources)
     from depthprune.cli.compare_display import show_comparison, show_grid
@@ -94,13 +96,29 @@ def compare(
     show_comparison(run_comparison(cells, output), output, as_json)
 
 
-def _find_smallest(asked: "Grid", share: float, output: Path, sources: dict[str, Any], as_json: bool) -> None:
-    if not 0 < share < 1:
+def _limit(share: float | None, drop: float | None, others: bool) -> tuple[str, float] | None:
+    """What `--keep` or `--max-drop` asks for, if one of them does."""
+    if share is not None and drop is not None:
+        raise UserError("--keep and --max-drop both say how much quality has to stay: give one of them")
+    if share is not None and not 0 < share < 1:
         raise UserError(f"--keep {share:g}: it is the share of quality to keep, between 0 and 1")
+    if drop is not None and not 0 <= drop < 1:
+        raise UserError(f"--max-drop {drop:g}: it is how much accuracy may be lost, from 0 to below 1")
+    found = next(((by, asked) for by, asked in (("share", share), ("drop", drop)) if asked is not None), None)
+    if found is not None and others:
+        option = "--keep" if drop is None else "--max-drop"
+        raise UserError(f"{option} finds the sizes itself, run after run: leave out --ratios and --dry-run")
+    return found
+
+
+def _find_smallest(
+    asked: "Grid", limit: tuple[str, float], output: Path, sources: dict[str, Any], as_json: bool
+) -> None:
     from depthprune.cli.compare_display import show_comparison
     from depthprune.compare.keep import keep
+    from depthprune.compare.limit import Limit
 
-    show_comparison(keep(asked, share, output, **sources), output, as_json)
+    show_comparison(keep(asked, Limit(*limit), output, **sources), output, as_json)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

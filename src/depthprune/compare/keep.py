@@ -2,28 +2,26 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from depthprune.compare.grid import Cell, Grid, cells_at, controls, variations
-from depthprune.compare.noise import share_kept
+from depthprune.compare.limit import Limit
 from depthprune.compare.results import Result
-from depthprune.compare.runs import Comparison
+from depthprune.compare.runs import Comparison, first_inputs
 from depthprune.compare.table import measures_of
 from depthprune.model.loading import load_config
 from depthprune.recipe.recipe import Recipe
 
-SURE = 2.0
-"""Standard errors between a quality and what is to be kept, from which on the verdict is sure."""
 
+def keep(grid: Grid, limit: Limit, output: str | Path, **sources: Any) -> dict[str, Any]:
+    """For each method of the grid the most layers that can go while the quality stays within `limit`.
 
-def keep(grid: Grid, share: float, output: str | Path, **sources: Any) -> dict[str, Any]:
-    """For each method of the grid the most layers that can go while `share` of the quality stays.
-
-    The whole model is tuned as the others are, where they are. Quality is the first measure; of a loss or
-    perplexity the share is the whole model's over the pruned one's. Bisection takes quality to fall as layers
-    go: about log2 L sizes are run for a method. Returns what `comparison.json` holds, with `kept`.
+    The whole model is tuned as the others are, where they are. Quality is the first measure. Bisection takes
+    it to fall as layers go: about log2 L sizes are run for a method. Returns what `comparison.json` holds,
+    with `kept`.
     """
     probe = cells_at(grid, grid.recipes[0], next(variations(grid)), 1, 2, **sources)[0].recipe
     num_layers = _depth(probe)
@@ -36,7 +34,9 @@ def keep(grid: Grid, share: float, output: str | Path, **sources: Any) -> dict[s
         for seed in range(1, grid.seeds + 1)
         for control in controls([cell for cell in smallest if cell.seed == seed], sources)
     ]
-    with Comparison.at(output, smallest) as comparison:
+    inputs = first_inputs(smallest)
+    limit.check(inputs)
+    with Comparison.at(output, inputs) as comparison:
         cells: list[Cell] = list(whole)
         verdicts: list[dict[str, Any]] = []
         for name, varied in methods:
@@ -46,13 +46,13 @@ def keep(grid: Grid, share: float, output: str | Path, **sources: Any) -> dict[s
                 tried = cells_at(grid, name, varied, middle, num_layers, **sources)
                 cells += tried
                 done = comparison.run(cells, verdicts).done
-                found = _verdict(tried, whole, done, share)
+                found = _verdict(tried, whole, done, limit)
                 if found is not None and found["holds"]:
                     low, best = middle, {**found, "removed": middle, "num_layers": num_layers}
                 else:
                     high = middle
             method = cells_at(grid, name, varied, 1, num_layers, **sources)[0].method
-            none = {"method": method, "asked": share, "removed": 0, "num_layers": num_layers}
+            none = {"method": method, **asdict(limit), "removed": 0, "num_layers": num_layers}
             verdicts.append(best or none)
         return comparison.finish(cells, verdicts)
 
@@ -63,28 +63,22 @@ def _depth(recipe: Recipe) -> int:
 
 
 def _verdict(
-    tried: Sequence[Cell], whole: Sequence[Cell], done: Sequence[Result], share: float
+    tried: Sequence[Cell], whole: Sequence[Cell], done: Sequence[Result], limit: Limit
 ) -> dict[str, Any] | None:
-    """What a size keeps, over its seeds, and whether that is sure; None where a run failed."""
+    """What a size keeps, over its seeds, and whether that is enough; None where a run failed."""
     alike = [cell for cell in whole if cell.tuning == tried[0].tuning]
     mine, dense = _of(tried, done), _of(alike, done)
     if len(mine) < len(tried) or len(dense) < len(alike):
         return None
     measure = measures_of(mine)[0]
     reference = [result.results[measure] for result in dense]
-    wanted, wanted_error = _quality(reference or [mine[0].base[measure]])  # untuned where nothing is tuned
-    value, error = _quality([result.results[measure] for result in mine])
-    kept = share_kept(value, wanted, measure[1])
-    relative = math.hypot(error / value if value else 0.0, wanted_error / wanted if wanted else 0.0)
+    wanted = _quality(reference or [mine[0].base[measure]])  # untuned where nothing is tuned
+    found = _quality([result.results[measure] for result in mine])
     return {
         "method": tried[0].method,
-        "asked": share,
+        **asdict(limit),
         "measure": {"dataset": measure[0], "metric": measure[1]},
-        "value": value,
-        "whole": wanted,
-        "share": kept,
-        "holds": kept >= share,
-        "sure": abs(kept - share) > SURE * kept * relative,
+        **limit.verdict(found, wanted, measure[1]),
     }
 
 

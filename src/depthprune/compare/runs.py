@@ -34,7 +34,7 @@ def compare(cells: Sequence[Cell], output: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the folder is something else, the disk is full, or every run failed.
     """
-    with Comparison.at(output, cells) as comparison:
+    with Comparison.at(output, first_inputs(cells)) as comparison:
         return comparison.finish(cells)
 
 
@@ -53,12 +53,9 @@ class Comparison:
 
     @classmethod
     @contextmanager
-    def at(cls, output: str | Path, cells: Sequence[Cell]) -> Iterator["Comparison"]:
-        """Makes the folder and keeps other comparisons out of it.
-
-        Raises `UserError` before that where model and data serve none of these cells.
-        """
-        root, inputs = Path(output), _first_inputs(cells)
+    def at(cls, output: str | Path, inputs: Inputs) -> Iterator["Comparison"]:
+        """Makes the folder and keeps other comparisons out of it; `inputs` are those of one of its cells."""
+        root = Path(output)
         _check(root)
         make_folders(root / RUNS)
         with locked(root / "lock"):
@@ -126,8 +123,8 @@ def _check(root: Path) -> None:
         )
 
 
-def _first_inputs(cells: Sequence[Cell]) -> Inputs:
-    """Those of the first cell that model and data serve."""
+def first_inputs(cells: Sequence[Cell]) -> Inputs:
+    """Those of the first cell that model and data serve; raises `UserError` where they serve none."""
     problems = []
     for cell in cells:
         try:

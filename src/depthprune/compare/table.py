@@ -6,6 +6,7 @@ from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
+from depthprune.compare.limit import kept_sentence
 from depthprune.compare.noise import Difference, compare_all, share_kept, standing
 from depthprune.compare.results import Measure, Result, Results
 
@@ -17,7 +18,7 @@ Size = tuple[float | None, str]
 
 
 def comparison(results: Results, kept: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """The content of `comparison.json`; `kept` is what `--keep` has found so far."""
+    """The content of `comparison.json`; `kept` is what a search by a limit has found so far."""
     groups = grouped(results.done)
     measures = measures_of(results.done)
     differences = {
@@ -179,17 +180,3 @@ def _sentence(ratio: float, measure: Measure, tests: Sequence[Difference], done:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def kept_sentence(one: Mapping[str, Any]) -> str:
-    """What `--keep` found for a method."""
-    share = one["asked"]
-    if not one["removed"]:
-        return f"{one['method']} keeps {share:.0%} of the whole model's quality with no layer gone."
-    measure, part = one["measure"], one["removed"] / one["num_layers"]
-    sure = "" if one["sure"] else "; that is within the noise of the limit"
-    return (
-        f"{one['method']} keeps {one['share']:.1%} of the whole model's {measure['metric']} on "
-        f"{measure['dataset']} with {one['removed']} of {one['num_layers']} layers gone ({part:.0%}), and "
-        f"less than {share:.0%} with more{sure}."
-    )
