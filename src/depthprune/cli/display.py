@@ -48,6 +48,7 @@ def show_estimate(found: dict[str, Any], as_json: bool) -> None:
         return
     left = found["remaining"]
     rows = [
+        *([["target", found["target"]]] if "target" in found else []),
         ["layers", f"{found['num_layers']} → {left['layers']}"],
         ["parameters", f"{left['parameters']:,} ({left['parameters_share']:.0%})"],
         ["cost of a token", f"{left['cost_share']:.0%} of the whole model's"],
@@ -84,10 +85,11 @@ def show_inspection(found: dict[str, Any], as_json: bool) -> None:
     print_table(["layer", "parameters each", "linears"], rows)
     outside = found["parameters"] - sum(layers)
     tied = "tied" if found["tied_embeddings"] else "untied"
+    asked = found.get("target", f"At ratio {found['ratio']:g}")
     print_line(
         f"{found['model_type']}, {found['num_layers']} layers, {found['parameters']:,} parameters "
         f"in {found['dtype']}, {outside:,} of them outside the layers (embeddings {tied}).\n"
-        f"At ratio {found['ratio']:g}: {left['layers']} layers, {left['parameters']:,} parameters "
+        f"{asked}: {left['layers']} layers, {left['parameters']:,} parameters "
         f"({left['parameters_share']:.0%}), {size(left['bytes'])}, "
         f"{left['cost_share']:.0%} of the cost of a token."
     )

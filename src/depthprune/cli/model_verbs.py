@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 import typer
 
 from depthprune.cli import terminal
-from depthprune.cli.options import Json, Output, TrustRemoteCode
+from depthprune.cli.options import (
+    Json,
+    Output,
+    Ratio,
+    TargetLatency,
+    TargetMemory,
+    TargetParameters,
+    TrustRemoteCode,
+    target_of,
+)
 
 
 def prune(
@@ -55,11 +64,16 @@ def verify(
 
 def inspect(
     model: Annotated[str, typer.Argument(help="Model folder or hub id.")],
-    ratio: Annotated[float, typer.Option(help="Share of the layers to remove.")] = 0.25,
+    ratio: Ratio = None,
+    target_parameters: TargetParameters = None,
+    target_memory: TargetMemory = None,
+    target_latency: TargetLatency = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Show a model's layers and parameters, and what its size and speed would be at a ratio."""
+    """Show a model's layers and parameters, and what its size and speed would be at a ratio (0.25)."""
+    target = target_of(ratio, parameters=target_parameters, memory=target_memory, latency=target_latency)
+    ratio = 0.25 if ratio is None else ratio
     from depthprune.selection import OneShot
     from depthprune.settings import build
 
@@ -67,9 +81,9 @@ def inspect(
     from depthprune.cli import display
     from depthprune.pipeline.inspection_of_files import inspect_files
 
-    found = inspect_files(model, ratio)
+    found = inspect_files(model, ratio, target)
     if found is None:
         from depthprune.pipeline.inspection import inspect_model
 
-        found = inspect_model(model, ratio, trust_remote_code)
+        found = inspect_model(model, ratio, trust_remote_code, target)
     display.show_inspection(found, as_json)

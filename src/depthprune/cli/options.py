@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from depthprune.errors import UserError
+
 if TYPE_CHECKING:
     from depthprune.recipe.recipe import Recipe
+    from depthprune.selection.target import Target
 
 
 def _recipes(incomplete: str) -> list[str]:
@@ -34,6 +37,15 @@ CalibrationData = Annotated[
     str | None, typer.Option("--calibration", help="Text or rows for metrics without training.")
 ]
 Ratio = Annotated[float | None, typer.Option(help="Share of the layers to remove.")]
+TargetParameters = Annotated[
+    str | None, typer.Option(help="In place of a ratio: at most so many parameters, 6e9 or 6B.")
+]
+TargetMemory = Annotated[
+    str | None, typer.Option(help="In place of a ratio: at most so many bytes of weights, 12GB.")
+]
+TargetLatency = Annotated[
+    str | None, typer.Option(help="In place of a ratio: this share of the whole model's cost of a token.")
+]
 Output = Annotated[Path, typer.Option(help="The run folder: becomes the pruned model's own.")]
 ChatTemplate = Annotated[
     str | None, typer.Option(help="A Jinja file, where the tokenizer has no chat template.")
@@ -56,6 +68,23 @@ def recipe_of(name: str, overrides: list[str] | None, **options: Any) -> "Recipe
     from depthprune.recipe.load import load_recipe, parse_override
 
     return load_recipe(name, **{**given(**options), **dict(map(parse_override, overrides or []))})
+
+
+AMOUNTS = ("selection.ratio", "selection.num_removed", "selection.target_parameters")
+
+
+def target_of(
+    ratio: float | None, overrides: list[str] | None = None, **texts: str | None
+) -> "Target | None":
+    """What one of the `--target-…` options asks for; refuses it beside another amount."""
+    from depthprune.selection.target import parse_target
+
+    target = parse_target(**texts)
+    others = [text for text in overrides or () if text.partition("=")[0] in AMOUNTS]
+    if target is not None and (ratio is not None or others):
+        other = others[0] if ratio is None else f"--ratio {ratio:g}"
+        raise UserError(f"{target.option} and {other} both say how many layers go: give one of them")
+    return target
 
 
 def given(**options: Any) -> dict[str, Any]:

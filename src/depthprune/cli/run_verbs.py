@@ -1,5 +1,6 @@
 """The verbs that run a recipe, or some of its stages. None imports torch before its arguments are parsed."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +17,17 @@ from depthprune.cli.options import (
     Overwrite,
     Ratio,
     RecipeName,
+    TargetLatency,
+    TargetMemory,
+    TargetParameters,
     Train,
     TrustRemoteCode,
     Until,
     recipe_of,
+    target_of,
 )
+
+log = logging.getLogger("depthprune")
 
 
 def run(
@@ -31,6 +38,9 @@ def run(
     eval: Eval = None,
     calibration: CalibrationData = None,
     ratio: Ratio = None,
+    target_parameters: TargetParameters = None,
+    target_memory: TargetMemory = None,
+    target_latency: TargetLatency = None,
     chat_template: ChatTemplate = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also tune the whole model, the fair control.")
@@ -45,6 +55,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Prune a model by a recipe: score, select, prune, train, evaluate. Called again, it goes on."""
+    target = target_of(
+        ratio, overrides, parameters=target_parameters, memory=target_memory, latency=target_latency
+    )
     resolved = recipe_of(
         recipe,
         overrides,
@@ -60,11 +73,18 @@ def run(
     from depthprune.cli import display
     from depthprune.pipeline.run import run as run_pipeline
 
+    said = {}
+    if target is not None:
+        from depthprune.pipeline.target import resolve
+
+        resolved, said["target"] = resolve(resolved, target)
     if dry_run:
         from depthprune.pipeline.estimate import estimate
 
-        display.show_estimate(estimate(resolved, output), as_json)
+        display.show_estimate(estimate(resolved, output) | said, as_json)
         return
+    for line in said.values():
+        log.info("%-8s %s", "target", line)
     folder = run_pipeline(resolved, output, until, overwrite)
     display.show_run(folder, until, as_json)
 

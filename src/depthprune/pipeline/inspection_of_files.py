@@ -9,6 +9,7 @@ from typing import Any
 from depthprune.model.config_file import CONFIG, check_no_adapter, read_config_file
 from depthprune.model.shards import TORCH_DTYPES, read_shards
 from depthprune.selection import select_layers
+from depthprune.selection.target import Target, shares
 
 # Decoders of linears and norms alone, whose files name them as the model does.
 PLAIN = (
@@ -36,7 +37,7 @@ BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def inspect_files(path: str, ratio: float) -> dict[str, Any] | None:
+def inspect_files(path: str, ratio: float, target: Target | None = None) -> dict[str, Any] | None:
     """As `inspect_model`; None where the files alone do not tell, and the model has to be built.
 
     Raises `UserError` for files that no model can be read from.
@@ -61,7 +62,6 @@ def inspect_files(path: str, ratio: float) -> dict[str, Any] | None:
     stated = config.get("dtype") or config.get("torch_dtype") or TORCH_DTYPES[dtypes.pop()]
     if not isinstance(stated, str) or stated not in BYTES:
         return None
-    removed = select_layers([0.0] * len(layers), ratio).removed
     total = sum(_size(found) for found in tensors.values())
     head = _size(tensors[EMBEDDING if tied else HEAD])
     return {
@@ -73,29 +73,23 @@ def inspect_files(path: str, ratio: float) -> dict[str, Any] | None:
         "parameters_per_layer": layers,
         "linears_per_layer": linears,
         "tied_embeddings": tied,
-        "ratio": ratio,
-        "remaining": shares(layers, total, head, removed, BYTES[stated]),
+        **left(layers, total, head, BYTES[stated], ratio, target),
     }
 
 
-def shares(
-    layers: list[int], total: int, head: int, removed: tuple[int, ...], itemsize: int
+def left(
+    layers: list[int], total: int, head: int, itemsize: int, ratio: float, target: Target | None
 ) -> dict[str, Any]:
-    """Size and cost after `removed` go: layers, parameters, bytes, and the shares of the whole model's.
-
-    Args:
-        layers: parameters of each, [L].
-        total, head: parameters of all, and of the head, be it tied or not.
-        itemsize: bytes of a parameter.
-    """
-    gone = sum(layers[i] for i in removed)
-    products = sum(layers) + head
+    """What remains at a ratio, or within a target: of the deepest layers as many as have to go."""
+    if target is None:
+        removed = select_layers([0.0] * len(layers), ratio).removed
+        return {"ratio": ratio, "remaining": shares(layers, total, head, removed, itemsize)}
+    count = target.layers_to_go(layers, total, head, itemsize)
+    removed = select_layers([0.0] * len(layers), num_removed=count).removed
     return {
-        "layers": len(layers) - len(removed),
-        "parameters": total - gone,
-        "bytes": (total - gone) * itemsize,
-        "parameters_share": (total - gone) / total,
-        "cost_share": (products - gone) / products,
+        "ratio": count / len(layers),
+        "target": target.said(count, layers),
+        "remaining": shares(layers, total, head, removed, itemsize),
     }
 
 
