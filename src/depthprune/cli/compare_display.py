@@ -5,6 +5,7 @@ from typing import Any
 
 from depthprune.cli.display import console, print_json, print_line, print_table, size
 from depthprune.compare.terminal import comparison_table
+from depthprune.cost import spoken
 from depthprune.errors import plain_values
 
 
@@ -18,6 +19,8 @@ def show_comparison(found: dict[str, Any], folder: Path, as_json: bool) -> None:
         print_line(sentence)
     for name, why in found["failed"].items():
         print_line(f"{name} failed: {why}")
+    if found["missing"]:
+        print_line(f"{len(found['missing'])} runs are left: the same command goes on with them")
     print_line(f"{folder}/report.html: the report; every run is a model in {folder}/runs")
 
 
@@ -38,3 +41,7 @@ def show_grid(found: dict[str, Any], as_json: bool) -> None:
     ]
     print_table(["run", "layers", "parameters", "steps", "disk"], rows)
     print_line(f"disk needed: {size(found['disk_needed'])}, free: {size(found['disk_free'])}")
+    if found["seconds"]:
+        print_line(
+            f"time for the rest: {spoken(found['seconds'])}, if each takes as long as those like it did"
+        )

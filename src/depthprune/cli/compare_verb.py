@@ -1,5 +1,6 @@
 """The verb that runs a grid of recipes. It does not import torch before its arguments are parsed."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,9 @@ from depthprune.errors import UserError
 
 if TYPE_CHECKING:
     from depthprune.compare.grid import Grid
+
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+"""Seconds of each, by its first letter."""
 
 
 def compare(
@@ -45,6 +49,9 @@ def compare(
     max_drop: Annotated[
         float | None, typer.Option(help="The same, by how much the quality may fall: 0.01 of accuracy.")
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="End before a run that would go beyond this time: 2h, 90min.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs, and the disk they need.")
     ] = False,
@@ -53,6 +60,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Run several recipes on the same model and data, and say which differences the noise allows."""
+    seconds = None if budget is None else parse_seconds(budget)
+    if budget is not None and (keep is not None or max_drop is not None or dry_run):
+        raise UserError("--budget is for running a grid: leave out --keep, --max-drop and --dry-run")
     limit = _limit(keep, max_drop, others=ratios is not None or dry_run)
     from depthprune.compare.grid import cells_of, read_grid
     from depthprune.recipe.load import parse_override
@@ -93,7 +103,7 @@ def compare(
         return
     from depthprune.compare.runs import compare as run_comparison
 
-    show_comparison(run_comparison(cells, output), output, as_json)
+    show_comparison(run_comparison(cells, output, seconds), output, as_json)
 
 
 def _limit(share: float | None, drop: float | None, others: bool) -> tuple[str, float] | None:
@@ -130,3 +140,12 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
         return None if text is None else tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise UserError(f"--ratios {text}: write shares with commas between them, such as 0.25,0.4") from None
+
+
+def parse_seconds(text: str) -> float:
+    """Of a time such as 2h, 90min, 1h30m or 45 s."""
+    found = re.findall(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)", text.lower())
+    seconds = sum(float(number) * UNITS[unit[0]] for number, unit in found)
+    if "".join(map("".join, found)) != "".join(text.lower().split()) or not seconds:
+        raise UserError(f"--budget {text:.100}: write a time, such as 2h, 90min or 1h30min")
+    return seconds

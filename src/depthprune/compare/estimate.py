@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from depthprune.compare.budget import Times
 from depthprune.compare.grid import Cell
 from depthprune.compare.runs import RUNS
 from depthprune.pipeline.estimate import estimate, free_disk
@@ -11,7 +12,10 @@ from depthprune.pipeline.folder import RunFolder
 
 
 def estimate_grid(cells: Sequence[Cell], output: Path) -> dict[str, Any]:
-    """Each run with its layers, steps and disk, whether it is done, and what all need that are not."""
+    """Each run with its layers, steps and disk, whether it is done, and what all need that are not.
+
+    `seconds` is by the runs that are done in this folder; None where there is none.
+    """
     found = []
     for cell in cells:
         folder = RunFolder(output / RUNS / cell.name)
@@ -26,8 +30,11 @@ def estimate_grid(cells: Sequence[Cell], output: Path) -> dict[str, Any]:
                 "done": "evaluate" in folder.stamps(),
             }
         )
+    times = Times()
+    times.look_at(cells, output / RUNS)
     return {
         "runs": found,
+        "seconds": round(times.left(cells), 1) if times.took else None,
         "disk_needed": sum(one["disk"] for one in found if not one["done"]),
         "disk_free": free_disk(output),
     }

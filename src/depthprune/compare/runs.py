@@ -1,14 +1,17 @@
 """Runs a grid, one run after the other, and keeps the table of what is there."""
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from depthprune.compare.budget import Budget
 from depthprune.compare.grid import Cell
 from depthprune.compare.results import Results, read_results
 from depthprune.compare.write import RESULTS, write_comparison
+from depthprune.cost import spoken
 from depthprune.errors import DiskFault, UserError
 from depthprune.files import make_folders, read_object, remove, write_json
 from depthprune.model.arithmetic import choose_arithmetic
@@ -25,17 +28,21 @@ SHARED = ("gradients", "teacher", "steps-*.json")
 """What runs keep for each other, until all are done."""
 
 
-def compare(cells: Sequence[Cell], output: str | Path) -> dict[str, Any]:
+def compare(cells: Sequence[Cell], output: str | Path, budget: float | None = None) -> dict[str, Any]:
     """Runs every cell into `output/runs/<name>` and returns what `comparison.json` then holds.
 
     Cells that are done are not done again, so a comparison that was killed goes on; one that fails is told
     and does not stop the others. The table and report are written after each run.
 
+    Args:
+        budget: seconds; it ends before a run that would take longer than is left, by the runs like it.
+
     Raises:
         UserError: the folder is something else, the disk is full, or every run failed.
     """
+    time_left = None if budget is None else Budget(budget)
     with Comparison.at(output, first_inputs(cells)) as comparison:
-        return comparison.finish(cells)
+        return comparison.finish(cells, budget=time_left)
 
 
 class Comparison:
@@ -61,23 +68,45 @@ class Comparison:
         with locked(root / "lock"):
             yield cls(root, _one_arithmetic(inputs, root))
 
-    def run(self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]] = ()) -> Results:
+    def run(
+        self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]] = (), budget: Budget | None = None
+    ) -> Results:
         """Runs those of the cells that this object has not run yet; all cells that there are so far.
 
         Args:
             kept: what a search for the smallest model has found, for the report.
+            budget: ends before the first run that it does not allow.
         """
         names = {cell.name for cell in cells}
         before = read_object(self.root / FAILED) or {}
         self.failed = {name: why for name, why in before.items() if name in names}
         results = None
+        if budget is not None:
+            budget.times.look_at(cells, self.root / RUNS)
         for number, cell in enumerate(cells, 1):
             if cell.name in self._tried:
                 continue
+            if budget is not None and not budget.allows(cell):
+                self._say_what_is_left(cells, cell, budget)
+                break
             log.info("run %d of %d: %s", number, len(cells), cell.name)
+            began = time.monotonic()
             self._run(cell, cells)
+            if budget is not None and cell.name not in self.failed:
+                budget.times.add(cell, time.monotonic() - began)
             results = self._written(cells, kept)
         return results or self._written(cells, kept)
+
+    def _say_what_is_left(self, cells: Sequence[Cell], following: Cell, budget: Budget) -> None:
+        times = budget.times
+        left = sum(cell.name not in times.took for cell in cells)
+        seconds = f", {spoken(times.left(cells))}, the next one {spoken(times.expected(following))}"
+        log.info(
+            "no time for another run: %d of %d runs are left%s; the same command goes on",
+            left,
+            len(cells),
+            seconds if times.took else "",
+        )
 
     def _run(self, cell: Cell, cells: Sequence[Cell]) -> None:
         self._tried.add(cell.name)
@@ -102,12 +131,14 @@ class Comparison:
         write_comparison(self.root, results, kept)
         return results
 
-    def finish(self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    def finish(
+        self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]] = (), budget: Budget | None = None
+    ) -> dict[str, Any]:
         """Runs what is left and returns the content of `comparison.json`; `UserError` if every run failed."""
-        self.run(cells, kept)
+        missing = self.run(cells, kept, budget).missing
         if len(self.failed) == len(cells):
             raise UserError(f"every run failed: {next(iter(self.failed.values()))}")
-        if not self.failed:
+        if not self.failed and not missing:
             _clean(self.root)
         found = read_object(self.root / RESULTS)
         assert found is not None
