@@ -10,7 +10,7 @@ from tiny_tokenizer import tiny_tokenizer
 
 from depthprune.data.examples import Examples, load_examples
 from depthprune.errors import UserError
-from depthprune.evaluation import evaluate
+from depthprune.evaluation.evaluate import evaluate
 
 LAB = Path(__file__).parents[2] / "../shared/lab"
 

@@ -26,6 +26,7 @@ from depthprune.cli.options import (
     recipe_of,
     target_of,
 )
+from depthprune.errors import UserError
 
 log = logging.getLogger("depthprune")
 
@@ -146,13 +147,31 @@ def train(
 
 def evaluate(
     model: Annotated[str, typer.Option(help="Model folder or hub id.")],
-    eval: Annotated[list[str], typer.Option(help="Evaluation data; may be repeated.")],
     overrides: Overrides = None,
+    eval: Eval = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks of lm-evaluation-harness: arc_easy,gsm8k, … (extra `eval`).")
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="A folder with tasks of your own for --tasks.")
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(help="Examples before each question of --tasks; by default the task's own.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only so many rows (evaluation.limit); of --tasks the first ones.")
+    ] = None,
     chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on your data: accuracy, exact match and ROUGE-L, or perplexity, as the rows say."""
+    """Measure a model on your data (accuracy, exact match and ROUGE-L, perplexity) or lm-eval's tasks."""
+    from depthprune.cli.tasks_display import show_tasks
+    from depthprune.evaluation.harness import parse_tasks
+
+    wanted = parse_tasks(tasks, include_path, num_fewshot)
+    if wanted is None and not eval:
+        raise UserError("nothing to measure: give data with --eval, or lm-eval's tasks with --tasks")
     resolved = recipe_of(
         "finetune",
         overrides,
@@ -160,9 +179,13 @@ def evaluate(
         eval=eval,
         chat_template=chat_template,
         trust_remote_code=trust_remote_code,
-        **{"training.method": "none"},
+        **{"training.method": "none", "evaluation.limit": limit},
     )
     from depthprune.cli import display
     from depthprune.pipeline.run import evaluate_model
 
-    display.show_evaluation(evaluate_model(resolved), as_json)
+    found = evaluate_model(resolved, wanted)
+    if eval or as_json:
+        display.show_evaluation(found, as_json)
+    if wanted is not None and not as_json:
+        show_tasks(found)

@@ -73,3 +73,5 @@ def quiet() -> None:
     # Read by the libraries when they are imported; a user's own settings win.
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars

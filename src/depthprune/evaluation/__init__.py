@@ -1,6 +1,1 @@
-"""Measuring a model on the user's own data."""
-
-from depthprune.evaluation.evaluate import evaluate
-from depthprune.evaluation.measurement import Measurement
-
-__all__ = ["Measurement", "evaluate"]
+"""Measuring a model on the user's own data, and on the tasks of lm-evaluation-harness."""

@@ -11,6 +11,7 @@ from accelerate import PartialState
 
 from depthprune.cost import measured
 from depthprune.errors import UserError, disk_faults_explained
+from depthprune.evaluation.harness import Tasks, find_tasks
 from depthprune.files import read_object, remove
 from depthprune.importance.igia import Igia
 from depthprune.pipeline.apart import check_apart
@@ -28,6 +29,7 @@ from depthprune.pipeline.prune import prune
 from depthprune.pipeline.score import score
 from depthprune.pipeline.select import select
 from depthprune.pipeline.superseded import set_aside_without_stamps, supersede
+from depthprune.pipeline.tasks import keep, row_on_tasks
 from depthprune.pipeline.train import answers, baseline, train
 from depthprune.recipe.recipe import Recipe
 from depthprune.report import environment, write_report
@@ -96,13 +98,26 @@ def run(
     return folder.root
 
 
-def evaluate_model(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's model on its evaluation data, in the form of `eval.json`; writes nothing."""
+def evaluate_model(recipe: Recipe, tasks: Tasks | None = None) -> dict[str, Any]:
+    """The recipe's model on its evaluation data, in the form of `eval.json`, and on lm-eval's `tasks`.
+
+    Writes nothing, but for the result of tasks into the run folder that the model is, if it is one: `kept`
+    is then its path.
+    """
+    model = str(recipe.model)
+    found = None if tasks is None else find_tasks(tasks, model)
     inputs, state = load_inputs(recipe), PartialState()
-    job = Job(inputs, RunFolder("."), state, settle_arithmetic(inputs, None, state))
-    row = row_of(job, str(recipe.model))
-    del row["per_row"]
-    return {"rows": {Path(str(recipe.model)).name: row}}
+    row: dict[str, Any] = {}
+    if tasks is not None and found is not None:
+        row = row_on_tasks(inputs, state, tasks, found)
+        give_back()
+    if inputs.evals:
+        job = Job(inputs, RunFolder("."), state, settle_arithmetic(inputs, None, state))
+        row = {**row, **row_of(job, model)}
+        del row["per_row"]
+    evaluation = {"rows": {Path(model).name: row}}
+    kept = None if tasks is None else keep(model, evaluation)
+    return evaluation if kept is None else {**evaluation, "kept": str(kept)}
 
 
 def _run_stages(job: Job, until: str, overwrite: bool) -> None:
