@@ -81,8 +81,11 @@ class Page:
         """What `READING` says of each text that is shown."""
         return self.read(READING)
 
-    def look(self, width: int, scheme: str = LIGHT, medium: str = "screen") -> None:
-        """How wide the window is in pixels, which colours are preferred, and whether it is printed."""
+    def look(self, width: int, scheme: str = LIGHT, medium: str = "") -> None:
+        """How wide the window is in pixels, which colours are preferred, and `print` for paper.
+
+        Not `screen`, with which a page would be printed as it is there.
+        """
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,

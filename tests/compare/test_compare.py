@@ -37,6 +37,7 @@ def test_every_run_is_a_model_and_the_table_holds_all(tmp_path):
         ("random", 0.34, [1, 2]),
     ]
     assert not found["failed"] and not found["missing"] and found["sentences"]
+    assert {row["kept_of"] for row in found["rows"]} == {"dense"}
     for row in found["rows"]:
         for name, value in zip(row["runs"], row["values"][0]["each"], strict=True):
             folder = tmp_path / "out/runs" / name
