@@ -17,6 +17,7 @@ _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",  # of a network that is not there the call says enough at its end
 }
 
 
@@ -73,5 +74,3 @@ def quiet() -> None:
     # Read by the libraries when they are imported; a user's own settings win.
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars

@@ -53,11 +53,11 @@ def row_on_tasks(
         "device": str(model.device),
         "max_length": raw["max_length"],
         "command": command(recipe, wanted, options, str(model.device)),
+        **cost,
     }
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "layers": len(decoder_layers(model)),
-        **cost,
         "tasks": figures(raw),
         "harness": how,
         "raw": raw,
