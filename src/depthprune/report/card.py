@@ -7,8 +7,19 @@ import yaml
 import depthprune
 from depthprune.report import story
 from depthprune.report.artifacts import Artifacts, is_hub_id, name_of
+from depthprune.report.figures import count, plural, seconds
+from depthprune.report.licence import licence_of
 from depthprune.report.table import evaluation_table, table_notes, table_warnings
 from depthprune.selection.guard import opinion_sentence
+
+MEASURED = {
+    "accuracy": "the choice with the highest log-likelihood per character",
+    "exact_match": "of the written answer, each run of white space one space, case counted",
+    "rougeL": "of the written answer, F-measure, not stemmed",
+    "perplexity": "of windows that do not overlap, each token but the first of a window predicted",
+    "loss": "cross-entropy a token of the completions, in nats",
+}
+"""What a metric of the table is, where its name leaves it open."""
 
 
 def model_card(run: Artifacts) -> str:
@@ -16,6 +27,7 @@ def model_card(run: Artifacts) -> str:
     assert run.plan is not None
     front = {
         **_base_model(run.model),
+        **licence_of(run.model),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["depthprune", "layer-pruning", story.chooser(run)],
@@ -26,6 +38,7 @@ def model_card(run: Artifacts) -> str:
         markdown(story.summary(run, name_of(run.model))),
         _layers(run),
         _results(run),
+        _protocol(run),
         _loading(),
         _making(run),
         _limits(run),
@@ -80,6 +93,39 @@ def _results(run: Artifacts) -> str:
     return "\n".join(["## Results", "", *table, "", *map(markdown, notes)])
 
 
+def _protocol(run: Artifacts) -> str:
+    """How the figures came about, for whoever wants to compare with others'."""
+    if run.evaluation is None or run.recipe is None:
+        return ""
+    metrics = dict.fromkeys(
+        result["metric"] for row in run.evaluation["rows"].values() for result in row["results"]
+    )
+    said = [f"{metric}: {MEASURED[metric]}" for metric in metrics if metric in MEASURED]
+    longest = run.recipe["evaluation"]["max_length"]
+    said.append(
+        "Zero-shot, each prompt as the data have it, with the tokens that the tokenizer adds by itself; "
+        + (f"at most {longest} tokens." if longest else "as many tokens as the model's context takes.")
+    )
+    versions = (run.environment or {}).get("versions", {})
+    where = (run.environment or {}).get("accelerator") or {}
+    on = f" on {where['name']}" if where.get("name") else ""
+    packages = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions)
+    said.append(f"Measured by depthprune {depthprune.__version__}{on}, {packages or 'versions unknown'}.")
+    return "\n".join(["## Protocol", "", *(f"- {markdown(line)}" for line in said)])
+
+
+def _healing(run: Artifacts) -> str:
+    """Steps, tokens and time of the tuning of what remained."""
+    steps = [entry for entry in run.losses if entry["stage"] == "train" and "step" in entry]
+    if not run.tuned or not steps:
+        return ""
+    last = steps[-1]
+    tokens = f" over {count(last['num_tokens'])} tokens" if last.get("num_tokens") else ""
+    time = run.stages["train"].get("seconds")
+    took = f", took {seconds(time)}" if time else ""
+    return f" Its fine-tuning: {plural(last['step'], 'step')}{tokens}{took}."
+
+
 def _loading() -> str:
     code = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -94,7 +140,7 @@ def _making(run: Artifacts) -> str:
     slots = {"importance": "metric", "selection": "method", "recovery": "method", "training": "method"}
     chosen = ", ".join(f"{slot} `{run.recipe[slot][key]}`" for slot, key in slots.items())
     return (
-        f"## How it was made\n\ndepthprune {depthprune.__version__}: {chosen}. "
+        f"## How it was made\n\ndepthprune {depthprune.__version__}: {chosen}.{_healing(run)} "
         "The whole recipe, with every default, is `depthprune/recipe.yaml`; the same again:\n\n"
         "```\ndepthprune run depthprune/recipe.yaml --output NEW_FOLDER\n```\n\n"
         "The evidence is in `depthprune/report.html`."
@@ -112,5 +158,9 @@ def _limits(run: Artifacts) -> str:
     )
     if not run.tuned:
         limits.append("It was not fine-tuned after the cut.")
-    limits.append("The base model's licence and limits hold here too.")
+    licence = licence_of(run.model)
+    named = next((licence[key] for key in ("license_name", "license") if key in licence), None)
+    limits.append(
+        f"The base model's licence{f' ({markdown(named)})' if named else ''} and limits hold here too."
+    )
     return "\n".join(limits)

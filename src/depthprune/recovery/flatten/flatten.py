@@ -97,8 +97,9 @@ class Flatten(RecoverySettings):
             for gone in _inwards(plan):
                 kept = plan.merged_into[gone]
                 search.take(*search.best({(min(gone, kept), max(gone, kept))}, {gone}))
+        changed = {step.kept for step in search.steps if step.how != "cut"}
         return {
-            "changed_layers": sorted({step.kept for step in search.steps if step.how != "cut"}),
+            "changed_layers": sorted(changed - {*plan.removed}),  # one that was made may have gone since
             "steps": [step.to_json() for step in search.steps],
             "held_out_loss": {"whole": before, "after": search.loss},
         }
