@@ -114,7 +114,7 @@ def measure(cell: Cell, asked: argparse.Namespace) -> None:
     else:
         found = {**_made(folder), "perplexity": perplexities(str(folder), asked)}
         if cell.draw == 0 and asked.tasks:
-            found["tasks"] = measured(str(folder), asked, asked.tasks, limit=None)
+            found["tasks"] = on_tasks(str(folder), asked)
     write_json(result, found)
     print(f"{result.stem}: {time.perf_counter() - start:.0f} s", flush=True)
 
@@ -133,6 +133,11 @@ def perplexities(model: str, asked: argparse.Namespace) -> list[float]:
     """Of a checkpoint, on each text."""
     found = measured(model, asked, asked.eval, asked.limit)
     return [result["value"] for result in found if result["metric"] == "perplexity"]
+
+
+def on_tasks(model: str, asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Of a checkpoint on every row of each task, one by one, for many files are named test.jsonl."""
+    return [result for task in asked.tasks for result in measured(model, asked, [task], limit=None)]
 
 
 def measured(
@@ -238,9 +243,10 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print what is there")
     parser.add_argument("--output", type=Path, default=Path("out/training-free"))
     asked = parser.parse_args()
+    (asked.output / "results").mkdir(parents=True, exist_ok=True)
     if not asked.table:
         if not _whole(asked).exists():
-            tasks = measured(asked.model, asked, asked.tasks, limit=None) if asked.tasks else []
+            tasks = on_tasks(asked.model, asked)
             write_json(_whole(asked), {"perplexity": perplexities(asked.model, asked), "tasks": tasks})
         for cell in cells(asked):
             measure(cell, asked)
