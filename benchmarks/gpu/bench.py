@@ -29,8 +29,7 @@ import torch
 import transformers
 import trl
 from datasets import Dataset
-from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from depthprune.bench.generating import DECODE, PREFILL, generation
 from depthprune.bench.interleave import in_turns
@@ -42,10 +41,11 @@ from depthprune.importance.igia import Igia
 from depthprune.importance.loss import Loss
 from depthprune.model.surgery import remove_layers
 from depthprune.training import Lora
+from depthprune.training.trainer import sft_trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from gradient_norm import loop_scores
-from igia import EveryOtherStep
+from igia import EveryOtherStep, bare_tokenizer
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-8b": {
@@ -180,7 +180,7 @@ def _speeds(bench: Bench) -> tuple[dict[str, float], int]:
     settings = Lora(
         per_device_train_batch_size=rows, gradient_accumulation_steps=1, gradient_checkpointing=False
     )
-    with stepper(bench.model, _tokenizer(), settings, length) as steps:
+    with stepper(bench.model, bare_tokenizer(), settings, length) as steps:
         if bench.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         found = in_turns({"": steps.work(bench.ids(rows, length), "LoRA step")}, bench.seconds)
@@ -212,10 +212,10 @@ def igia(bench: Bench) -> list[list[str]]:
     settings = Igia(steps=RECORDED_STEPS, per_device_train_batch_size=rows, gradient_accumulation_steps=1)
     with tempfile.TemporaryDirectory() as folder:
         recorder = EveryOtherStep(settings, Path(folder))
-        from depthprune.training.trainer import sft_trainer
-
         dataset = Dataset.from_list([{"input_ids": row} for row in ids])
-        trainer = sft_trainer(bench.model, _tokenizer(), dataset, settings, Path(folder) / "t", 0, [recorder])
+        trainer = sft_trainer(
+            bench.model, bare_tokenizer(), dataset, settings, Path(folder) / "t", 0, [recorder]
+        )
         trainer.train()
         spooled = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
         trainer.accelerator.unwrap_model(trainer.model).unload()
@@ -253,12 +253,6 @@ def without_each_layer(bench: Bench) -> list[list[str]]:
 
 PARTS: tuple[Callable[[Bench], Any], ...] = (rates, igia, gradient_norms, without_each_layer, depths)
 """`depths` comes last, since it leaves a shallower model."""
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-    vocabulary = {token: i for i, token in enumerate(special.values())}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocabulary, [])), **special)
 
 
 def _gib(size: int) -> str:

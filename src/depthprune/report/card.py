@@ -25,9 +25,10 @@ MEASURED = {
 def model_card(run: Artifacts) -> str:
     """The content of `README.md`: front matter as the hub reads it, then Markdown."""
     assert run.plan is not None
+    licence = licence_of(run.model)
     front = {
         **_base_model(run.model),
-        **licence_of(run.model),
+        **licence,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["depthprune", "layer-pruning", story.chooser(run)],
@@ -41,7 +42,7 @@ def model_card(run: Artifacts) -> str:
         _protocol(run),
         _loading(),
         _making(run),
-        _limits(run),
+        _limits(run, licence),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -147,7 +148,7 @@ def _making(run: Artifacts) -> str:
     )
 
 
-def _limits(run: Artifacts) -> str:
+def _limits(run: Artifacts, licence: dict[str, str]) -> str:
     limits = [
         "## Limits",
         "",
@@ -158,7 +159,6 @@ def _limits(run: Artifacts) -> str:
     )
     if not run.tuned:
         limits.append("It was not fine-tuned after the cut.")
-    licence = licence_of(run.model)
     named = next((licence[key] for key in ("license_name", "license") if key in licence), None)
     limits.append(
         f"The base model's licence{f' ({markdown(named)})' if named else ''} and limits hold here too."

@@ -87,11 +87,8 @@ def kept_bytes(model: nn.Module, length: int, bf16: bool = False) -> float:
     one, two, four = (_counted(model, tokens, bf16) / 2 for tokens in places)
     first, second = (two - one) / SHORT, (four - two) / (2 * SHORT)
     curve = max(0.0, (second - first) / (3 * SHORT))
-
-    def at(tokens: int) -> float:
-        return four + (tokens - places[2]) * (second + curve * (tokens - places[1]))
-
-    return at(length) - at(0)
+    # Newton's form through the last two places, less its value for no token at all.
+    return length * (second + curve * (length - places[1] - places[2]))
 
 
 def _counted(model: nn.Module, length: int, bf16: bool) -> int:
