@@ -7,7 +7,7 @@ import yaml
 import depthprune
 from depthprune.report import story
 from depthprune.report.artifacts import Artifacts, is_hub_id, name_of
-from depthprune.report.figures import count, plural, seconds
+from depthprune.report.figures import plural
 from depthprune.report.licence import licence_of
 from depthprune.report.table import evaluation_table, table_notes, table_warnings
 from depthprune.selection.guard import opinion_sentence
@@ -116,15 +116,9 @@ def _protocol(run: Artifacts) -> str:
 
 
 def _healing(run: Artifacts) -> str:
-    """Steps, tokens and time of the tuning of what remained."""
-    steps = [entry for entry in run.losses if entry["stage"] == "train" and "step" in entry]
-    if not run.tuned or not steps:
-        return ""
-    last = steps[-1]
-    tokens = f" over {count(last['num_tokens'])} tokens" if last.get("num_tokens") else ""
-    time = run.stages["train"].get("seconds")
-    took = f", took {seconds(time)}" if time else ""
-    return f" Its fine-tuning: {plural(last['step'], 'step')}{tokens}{took}."
+    """Steps of the tuning of what remained. Its log counts time and tokens anew after a kill."""
+    steps = [entry["step"] for entry in run.losses if entry["stage"] == "train" and "step" in entry]
+    return f" Its fine-tuning took {plural(steps[-1], 'step')}." if run.tuned and steps else ""
 
 
 def _loading() -> str:
