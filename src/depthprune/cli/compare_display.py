@@ -39,7 +39,10 @@ def show_grid(found: dict[str, Any], as_json: bool) -> None:
         ]
         for one in found["runs"]
     ]
-    print_table(["run", "layers", "parameters", "steps", "disk"], rows)
+    if rows:
+        print_table(["run", "layers", "parameters", "steps", "disk"], rows)
+    for one in found.get("search", ()):
+        print_line(f"the search adds at most {one['runs']} runs of {one['method']}, {size(one['disk'])}")
     print_line(f"disk needed: {size(found['disk_needed'])}, free: {size(found['disk_free'])}")
     if found["seconds"]:
         print_line(

@@ -63,7 +63,7 @@ def compare(
     seconds = None if budget is None else parse_seconds(budget)
     if budget is not None and (keep is not None or max_drop is not None or dry_run):
         raise UserError("--budget is for running a grid: leave out --keep, --max-drop and --dry-run")
-    limit = _limit(keep, max_drop, others=ratios is not None or dry_run)
+    limit = _limit(keep, max_drop)
     from depthprune.compare.grid import cells_of, read_grid
     from depthprune.recipe.load import parse_override
 
@@ -91,7 +91,7 @@ def compare(
     if "eval" not in sources and "train" not in sources:
         raise UserError("nothing to measure the models on: give evaluation data with --eval")
     if limit is not None:
-        _find_smallest(asked, limit, output, sources, as_json)
+        _find_smallest(asked, limit, output, sources, dry_run, as_json)
         return
     cells = cells_of(asked, **sources)
     from depthprune.cli.compare_display import show_comparison, show_grid
@@ -106,7 +106,7 @@ def compare(
     show_comparison(run_comparison(cells, output, seconds), output, as_json)
 
 
-def _limit(share: float | None, drop: float | None, others: bool) -> tuple[str, float] | None:
+def _limit(share: float | None, drop: float | None) -> tuple[str, float] | None:
     """What `--keep` or `--max-drop` asks for, if one of them does."""
     if share is not None and drop is not None:
         raise UserError("--keep and --max-drop both say how much quality has to stay: give one of them")
@@ -114,19 +114,26 @@ def _limit(share: float | None, drop: float | None, others: bool) -> tuple[str, 
         raise UserError(f"--keep {share:g}: it is the share of quality to keep, between 0 and 1")
     if drop is not None and not 0 <= drop < 1:
         raise UserError(f"--max-drop {drop:g}: it is how much accuracy may be lost, from 0 to below 1")
-    found = next(((by, asked) for by, asked in (("share", share), ("drop", drop)) if asked is not None), None)
-    if found is not None and others:
-        option = "--keep" if drop is None else "--max-drop"
-        raise UserError(f"{option} finds the sizes itself, run after run: leave out --ratios and --dry-run")
-    return found
+    return next(((by, asked) for by, asked in (("share", share), ("drop", drop)) if asked is not None), None)
 
 
 def _find_smallest(
-    asked: "Grid", limit: tuple[str, float], output: Path, sources: dict[str, Any], as_json: bool
+    asked: "Grid",
+    limit: tuple[str, float],
+    output: Path,
+    sources: dict[str, Any],
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
-    from depthprune.cli.compare_display import show_comparison
-    from depthprune.compare.keep import keep
+    from depthprune.cli.compare_display import show_comparison, show_grid
     from depthprune.compare.limit import Limit
+
+    if dry_run:
+        from depthprune.compare.estimate import estimate_search
+
+        show_grid(estimate_search(asked, Limit(*limit), output, **sources), as_json)
+        return
+    from depthprune.compare.keep import keep
 
     show_comparison(keep(asked, Limit(*limit), output, **sources), output, as_json)
 

@@ -5,10 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.compare.budget import Times
-from depthprune.compare.grid import Cell
-from depthprune.compare.runs import RUNS
+from depthprune.compare.grid import Cell, Grid
+from depthprune.compare.keep import most_runs, search_of
+from depthprune.compare.limit import Limit
+from depthprune.compare.runs import RUNS, first_inputs
 from depthprune.pipeline.estimate import estimate, free_disk
 from depthprune.pipeline.folder import RunFolder
+
+
+def estimate_search(grid: Grid, limit: Limit, output: Path, **sources: Any) -> dict[str, Any]:
+    """As `estimate_grid`, of the runs that come first; and what the search runs at most of each method."""
+    search = search_of(grid, **sources)
+    smallest = [cell for method in search.methods for cell in method.smallest]
+    limit.check(first_inputs(smallest))
+    search_runs = []
+    for method in search.methods:
+        one = estimate(method.smallest[0].recipe, output)
+        runs = most_runs(method)
+        search_runs.append({"method": method.name, "runs": runs, "disk": runs * one["disk_needed"]})
+    return {**estimate_grid([*search.whole, *search.given], output), "search": search_runs}
 
 
 def estimate_grid(cells: Sequence[Cell], output: Path) -> dict[str, Any]:

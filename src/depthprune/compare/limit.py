@@ -63,21 +63,31 @@ class Limit:
 def kept_sentence(one: Mapping[str, Any]) -> str:
     """What a search by a limit found for a method, of `kept` in comparison.json."""
     asked = f"{one['asked']:.3g}" if one["by"] == "drop" else f"{one['asked']:.0%}"
+    beyond, counts = one.get("beyond", "below"), one.get("counts", "layers")
     if not one["removed"]:
+        if beyond == "failed":
+            return (
+                f"How small {one['method']} may be is not known: a run with one of the {counts} gone failed."
+            )
         said = f"loses no more than {asked}" if one["by"] == "drop" else f"keeps {asked}"
         return f"{one['method']} {said} of the whole model's quality with no layer gone."
     gone = (
-        f"with {one['removed']} of {one['num_layers']} layers gone ({one['removed'] / one['num_layers']:.0%})"
+        f"with {one['removed']} of {one['num_layers']} {counts} gone "
+        f"({one['removed'] / one['num_layers']:.0%})"
     )
     metric, dataset = one["measure"]["metric"], one["measure"]["dataset"]
+    less = (
+        f"is more than {asked} below it with more" if one["by"] == "drop" else f"less than {asked} with more"
+    )
+    more = {"below": f", and {less}", "failed": "; with one more a run failed", "nothing": ""}[beyond]
     sure = "" if one["sure"] else "; that is within the noise of the limit"
     if one["by"] == "drop":
         side = "below" if one["drop"] >= 0 else "above"
         return (
             f"{one['method']} has {metric} {one['value']:.3f} on {dataset} {gone}, {abs(one['drop']):.3f} "
-            f"{side} the whole model's, and is more than {asked} below it with more{sure}."
+            f"{side} the whole model's{more}{sure}."
         )
     return (
-        f"{one['method']} keeps {one['share']:.1%} of the whole model's {metric} on {dataset} {gone}, and "
-        f"less than {asked} with more{sure}."
+        f"{one['method']} keeps {one['share']:.1%} of the whole model's {metric} on {dataset} {gone}"
+        f"{more}{sure}."
     )

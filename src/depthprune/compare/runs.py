@@ -91,10 +91,10 @@ class Comparison:
                 break
             log.info("run %d of %d: %s", number, len(cells), cell.name)
             began = time.monotonic()
-            self._run(cell, cells)
+            changed = self._run(cell, cells)
             if budget is not None and cell.name not in self.failed:
                 budget.times.add(cell, time.monotonic() - began)
-            results = self._written(cells, kept)
+            results = self._written(cells, kept) if changed else None
         return results or self._written(cells, kept)
 
     def _say_what_is_left(self, cells: Sequence[Cell], following: Cell, budget: Budget) -> None:
@@ -108,7 +108,10 @@ class Comparison:
             seconds if times.took else "",
         )
 
-    def _run(self, cell: Cell, cells: Sequence[Cell]) -> None:
+    def _run(self, cell: Cell, cells: Sequence[Cell]) -> bool:
+        """Whether there is anything new."""
+        folder = RunFolder(self.root / RUNS / cell.name)
+        before = folder.stamps(), self.failed.get(cell.name)
         self._tried.add(cell.name)
         self.failed.pop(cell.name, None)
         beside = [self.root / RUNS / other.name for other in cells if other is not cell]
@@ -116,7 +119,7 @@ class Comparison:
         if recipe.arithmetic == "auto":
             recipe = recipe.model_copy(update=self.arithmetic)
         try:
-            run(recipe, self.root / RUNS / cell.name, beside=beside)
+            run(recipe, folder.root, beside=beside)
         except DiskFault:  # the next run would meet it too
             raise
         except Exception as problem:
@@ -125,6 +128,7 @@ class Comparison:
             self.failed[cell.name] = f"{kind}{problem}"
             log.error("%s failed: %s", cell.name, self.failed[cell.name])
         write_json(self.root / FAILED, self.failed)
+        return before != (folder.stamps(), self.failed.get(cell.name))
 
     def _written(self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]]) -> Results:
         results = read_results(cells, self.root / RUNS, self.failed)

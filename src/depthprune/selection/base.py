@@ -58,6 +58,10 @@ class Amount(SelectionSettings):
             raise ValueError("it is the share of layers to remove, between 0 and 1")
         return ratio
 
+    def parts(self, num_layers: int) -> int:
+        """How many there are of what an amount counts."""
+        return num_layers
+
     def rehearse(self, sizes: Sizes) -> Plan:
         """The deepest layers, as many as will go."""
         layers = sizes.num_layers

@@ -34,6 +34,10 @@ class Cuts(ByScores):
         """Whether attentions and MLPs go one by one."""
         return self.granularity == "sublayers"
 
+    def parts(self, num_layers: int) -> int:
+        """The layers, or where they go one by one their attentions and MLPs."""
+        return 2 * num_layers if self.in_sublayers else num_layers
+
     def rehearse(self, sizes: Sizes) -> Plan:
         """As of layers; sublayers stay in the checkpoint, so that the least that goes is one layer."""
         if not self.in_sublayers:
