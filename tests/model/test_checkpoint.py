@@ -48,14 +48,11 @@ def test_files_are_those_of_the_pruned_model(family, tmp_path):
     }
 
 
-def test_a_sharded_result_has_an_index_and_passes_the_gate(tmp_path):
+def test_a_sharded_model_comes_out_in_as_few_files_as_it_fills(tmp_path):
     tiny_model().to(torch.bfloat16).save_pretrained(tmp_path / "whole", max_shard_size="30KB")
+    assert len(list((tmp_path / "whole").glob("*.safetensors"))) > 1
     prune_files(tmp_path / "whole", [0, 5], tmp_path / "files")
-    index = json.loads((tmp_path / "files" / "model.safetensors.index.json").read_text())
-    found = tensors(tmp_path / "files")
-    assert index["weight_map"].keys() == found.keys()
-    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in found.values())
-    assert len(set(index["weight_map"].values())) == len(list((tmp_path / "files").glob("*.safetensors"))) > 1
+    assert [path.name for path in (tmp_path / "files").glob("model*")] == ["model.safetensors"]
     verify(tmp_path / "files")
 
 

@@ -22,7 +22,8 @@ from depthprune.model.moves import Moves
 from depthprune.model.quantised import check_not_quantised
 from depthprune.model.quantised_layers import Renumbering, mended_files, module_names
 from depthprune.model.saving import write_config
-from depthprune.model.shards import INDEX, SINGLE, Shard, read_shards
+from depthprune.model.shard_writing import pieces_of, write_shards
+from depthprune.model.shards import Shard, read_shards
 from depthprune.model.skeleton import skeleton
 from depthprune.model.staging import check_vacant, staged
 from depthprune.model.sublayers import MlpFrom
@@ -30,7 +31,7 @@ from depthprune.model.traits import Shallower, shallower
 
 log = logging.getLogger(__name__)
 
-COPY_BYTES = 16 * 2**20
+COMPARED_BYTES = 2**18
 
 
 def prune_files(
@@ -68,7 +69,7 @@ def prune_files(
     renumbering = _renumbering(shards, whole, prefix, change.kept)
     mended_files(folder, renumbering)  # refuses now what it would refuse below
     with disk_faults_explained(), staged(output) as written:
-        _write_shards(shards, moves, written)
+        write_shards(pieces_of(shards, moves.renamed), written)
         copy_other_files(folder, written)
         _write_config(folder, config, change, _unties(shards, whole), written)
         for name, content in mended_files(written, renumbering).items():
@@ -101,46 +102,9 @@ def stored_prefix(shards: Sequence[Shard], path: str, depth: int, folder: Path) 
     )
 
 
-def _write_shards(shards: Sequence[Shard], moves: Moves, output: Path) -> None:
-    """Each shard without what goes; shards left empty are left out."""
-    plans = [(shard, {old: new for old in shard.tensors if (new := moves.renamed(old))}) for shard in shards]
-    plans = [(shard, names) for shard, names in plans if names]
-    weight_map: dict[str, str] = {}
-    total = 0
-    for number, (shard, names) in enumerate(plans, start=1):
-        file_name = SINGLE if len(plans) == 1 else f"model-{number:05d}-of-{len(plans):05d}.safetensors"
-        total += _write_shard(shard, names, output / file_name)
-        weight_map |= dict.fromkeys(names.values(), file_name)
-    if len(plans) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (output / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _write_shard(shard: Shard, names: dict[str, str], path: Path) -> int:
-    """Copies the named tensors under their new names; returns the bytes of data written."""
-    header: dict[str, Any] = {"__metadata__": shard.metadata} if shard.metadata else {}
-    spans = []
-    end = 0
-    for old in sorted(names, key=lambda name: shard.tensors[name]["data_offsets"]):
-        tensor = shard.tensors[old]
-        begin, stop = tensor["data_offsets"]
-        header[names[old]] = {**tensor, "data_offsets": [end, end + stop - begin]}
-        spans.append((shard.data_start + begin, stop - begin))
-        end += stop - begin
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the data begins aligned, as the format's own writer has it
-    with shard.path.open("rb") as source, path.open("wb") as target:
-        target.write(len(encoded).to_bytes(8, "little") + encoded)
-        for start, length in spans:
-            for block in _blocks(source, start, length):
-                target.write(block)
-    return end
-
-
 def _blocks(source: BinaryIO, start: int, length: int) -> Iterator[bytes]:
     source.seek(start)
-    while length:
-        block = source.read(min(length, COPY_BYTES))
+    while length and (block := source.read(min(length, COMPARED_BYTES))):
         length -= len(block)
         yield block
 

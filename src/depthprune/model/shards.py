@@ -38,14 +38,14 @@ def read_shard(path: Path) -> Shard:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or (length > size - 8 and length <= LONGEST_HEADER):
-            raise _torn(path)
+            raise torn(path)
         if length > LONGEST_HEADER:
             raise UserError(f"{path} is not a safetensors file: its header would take {length} bytes")
         header = _parse(path, file.read(length))
     metadata = header.pop("__metadata__", None) or {}
     end = _end(path, header)
     if size < 8 + length + end:
-        raise _torn(path)
+        raise torn(path)
     if size > 8 + length + end:
         raise UserError(f"{path} goes on after its last tensor: copy or download it again")
     try:
@@ -55,7 +55,8 @@ def read_shard(path: Path) -> Shard:
         raise UserError(f"{path}: safetensors refuses it: {error}; copy or download it again") from None
 
 
-def _torn(path: Path) -> UserError:
+def torn(path: Path) -> UserError:
+    """A file that ends before its last tensor."""
     return UserError(f"{path} is torn, it ends before its last tensor: copy or download it again")
 
 
