@@ -5,10 +5,10 @@
 Writes a model of Llama-3.1-8B's layers with random weights, in shards, as large as asked, and takes every
 fourth layer away with `depthprune prune`; compares each tensor of the result with its source byte for byte.
 Then three ways take turns to write the same bytes: the whole command from the shell and back, the writing
-alone, and `cp` of the result's weights; every time is until the bytes are on the disk (`cp` and then `sync` of
+alone, and `cp` of the result's weights; each is timed until the bytes are on the disk (`cp`, then `sync` of
 its files, as the other two sync theirs). Before each turn the result of the last is deleted and the disk
 synced, so that all find the same room; with `--cold` what is read leaves the page cache first. `--folder`
-needs three times as many bytes as the model has, and what was made there is deleted at the end.
+needs three times as many bytes as the model has; what was made there is deleted at the end.
 """
 
 import argparse
@@ -233,13 +233,11 @@ def main() -> None:
             sum(path.stat().st_size for path in (place / name).glob("*.safetensors")) / 1e9
             for name in ("whole", "cut")
         )
-        state = "cold" if options.cold else "as the last turn left it"
+        cache = "cold" if options.cold else "as the last turn left it"
         print(
             f"{depth} layers, {whole:.2f} GB; {len(layers)} go, {kept:.2f} GB stay: {tensors} tensors, equal"
         )
-        print(
-            f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, page cache {state}, {options.turns} turns"
-        )
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, page cache {cache}")
         turns = {
             "the command": lambda output: prune(place / "whole", output, layers, peak),
             "its writing": lambda output: write(place / "whole", output, layers),
