@@ -12,7 +12,8 @@ from transformers import PretrainedConfig
 
 from depthprune.errors import UserError, disk_faults_explained
 from depthprune.model.base_files import copy_other_files
-from depthprune.model.loading import load_config, local_folder
+from depthprune.model.config_file import local_folder
+from depthprune.model.loading import load_config
 from depthprune.model.quantised import check_not_quantised
 from depthprune.model.saving import write_config
 from depthprune.model.shards import INDEX, Shard, read_shards

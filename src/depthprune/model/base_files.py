@@ -9,7 +9,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from depthprune.files import OWN, remove_empty
-from depthprune.model.loading import explained, local_folder
+from depthprune.model.config_file import local_folder
+from depthprune.model.loading import explained
 
 WEIGHTS = (
     ".bin", ".ckpt", ".engine", ".ggml", ".gguf", ".h5", ".mlmodel", ".msgpack", ".npz", ".onnx",

@@ -15,6 +15,19 @@ MOST_LAYERS = 512
 MOST_LABELS = 100_000
 
 
+def local_folder(path_or_id: str | Path) -> Path | None:
+    """The folder, or None for a hub id such as "meta-llama/Llama-3.1-8B"."""
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{path_or_id} is a file: name the model's folder")
+    looks_local = isinstance(path_or_id, Path) or str(path_or_id).startswith((".", "/", "~"))
+    if looks_local or len(path.parts) > 2:
+        raise UserError(f"{path_or_id} is not there: name a model folder, or a hub id such as org/name")
+    return None
+
+
 def read_config_file(folder: Path) -> dict[str, Any]:
     """The content of a folder's config.json; raises UserError where it is none, and as `check_counts`."""
     path = folder / CONFIG

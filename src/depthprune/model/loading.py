@@ -24,7 +24,13 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from depthprune.errors import UserError
-from depthprune.model.config_file import MOST_LAYERS, check_counts, check_no_adapter, read_config_file
+from depthprune.model.config_file import (
+    MOST_LAYERS,
+    check_counts,
+    check_no_adapter,
+    local_folder,
+    read_config_file,
+)
 from depthprune.model.depth_config import num_layers, text_config
 from depthprune.model.shards import INDEX, SINGLE, read_shards, stored_dtype
 
@@ -118,19 +124,6 @@ def load_tokenizer(path_or_id: str | Path, trust_remote_code: bool = False) -> P
 def has_tokenizer(folder: Path) -> bool:
     """Whether a tokenizer lies in a model folder."""
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
-
-
-def local_folder(path_or_id: str | Path) -> Path | None:
-    """The folder, or None for a hub id such as "meta-llama/Llama-3.1-8B"."""
-    path = Path(path_or_id).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(f"{path_or_id} is a file: name the model's folder")
-    looks_local = isinstance(path_or_id, Path) or str(path_or_id).startswith((".", "/", "~"))
-    if looks_local or len(path.parts) > 2:
-        raise UserError(f"{path_or_id} is not there: name a model folder, or a hub id such as org/name")
-    return None
 
 
 @contextmanager

@@ -1,10 +1,16 @@
 """What the tensors of a checkpoint are called once layers are gone."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from depthprune.errors import UserError
-from depthprune.model.sublayers import MlpFrom, Sides
+from depthprune.model.shards import Shard
+
+if TYPE_CHECKING:
+    from depthprune.model.sublayers import MlpFrom, Sides
 
 # What published checkpoints call a module that transformers calls otherwise.
 STORED_AS = {"block_sparse_moe": "mlp"}
@@ -22,8 +28,8 @@ class Moves:
 
     prefix: str
     kept: tuple[int, ...]
-    mlp_from: MlpFrom
-    sides: Sequence[Sides]
+    mlp_from: "MlpFrom"
+    sides: "Sequence[Sides]"
 
     def renamed(self, name: str) -> str | None:
         """A tensor's name in the pruned checkpoint; None if it goes."""
@@ -50,3 +56,26 @@ class Moves:
             f"{self.prefix}{layer}.{rest} belongs neither to the attention nor to the MLP as transformers "
             "names them: remove whole layers, or load the model to prune it"
         )
+
+
+def stored_prefix(shards: Sequence[Shard], path: str, depth: int, folder: Path) -> str:
+    """What stands before the layer's number in the names on disk, e.g. "model.layers."
+
+    Checkpoints may name their layers otherwise than the model in memory does ("h.0." for "transformer.h.0."),
+    and other towers may have layers too: the prefix ends like the path in memory and counts up to `depth`.
+    """
+    leaf = path.rpartition(".")[2]
+    indices: dict[str, set[int]] = {}
+    for shard in shards:
+        for name in shard.tensors:
+            if found := re.match(rf"((?:.*?\.)?{re.escape(leaf)}\.)(\d+)\.", name):
+                indices.setdefault(found[1], set()).add(int(found[2]))
+    fitting = [prefix for prefix, numbers in indices.items() if numbers >= set(range(depth))]
+    exact = [prefix for prefix in fitting if prefix == f"{path}."]
+    language = [prefix for prefix in fitting if not re.search("vision|visual|audio|encoder", prefix)]
+    for candidates in (exact, fitting, language):
+        if len(candidates) == 1:
+            return candidates[0]
+    raise UserError(
+        f"{folder}: its files hold {len(fitting)} stacks of {depth} layers: cannot tell which to prune"
+    )

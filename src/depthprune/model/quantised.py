@@ -6,8 +6,8 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from depthprune.errors import UserError
+from depthprune.model.config_file import local_folder
 from depthprune.model.depth_config import text_config
-from depthprune.model.loading import local_folder
 
 # Of config.json; the last two are llm-compressor's older and MLX's name.
 CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")

@@ -4,8 +4,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-STEP = 2**28
-"""Bytes that one call of the system copies at most, so that Ctrl-C need not wait for the end."""
 BUFFER = 2**18
 """Bytes; Linux 6.18 takes several times as long with 1 MB and more, whose pages it wants in one piece."""
 
@@ -50,7 +48,7 @@ def copy_range(source: int, start: int, length: int, target: int, ways: Sequence
     for way in ways:
         while start < end:
             try:
-                copied = way(source, start, min(STEP, end - start), target)
+                copied = way(source, start, end - start, target)
             except OSError:
                 if way is ways[-1]:
                     raise

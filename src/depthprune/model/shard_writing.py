@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from threading import Event
 from typing import Any, BinaryIO
 
 from depthprune.files import sync
@@ -15,6 +16,8 @@ from depthprune.model.shards import INDEX, SINGLE, Shard, torn
 
 LARGEST_SHARD = 5 * 10**9
 """Bytes of tensors in a file, as the hub likes them; a larger tensor has a file to itself."""
+STEP = 2**28
+"""Bytes that are copied without looking whether they are still wanted."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,17 @@ def pieces_of(shards: Sequence[Shard], renamed: Callable[[str], str | None]) -> 
     ]
 
 
-def write_shards(pieces: Iterable[Piece], output: Path, largest: int = LARGEST_SHARD) -> None:
+class Halted(Exception):
+    """What is being written is no longer wanted."""
+
+
+def write_shards(
+    pieces: Iterable[Piece], output: Path, largest: int = LARGEST_SHARD, halt: Event | None = None
+) -> None:
     """Writes the tensors, in this order, into files of at most `largest` bytes of data, and their index.
 
-    A file is on the disk's way while the next one is copied. Raises UserError where a source is torn.
+    A file is on its way to the disk while the next one is copied. Raises UserError where a source is torn,
+    and Halted soon after `halt` is set.
     """
     parts = list(_parts(pieces, largest))
     weight_map: dict[str, str] = {}
@@ -63,7 +73,7 @@ def write_shards(pieces: Iterable[Piece], output: Path, largest: int = LARGEST_S
     with ThreadPoolExecutor(1) as aside:
         for number, part in enumerate(parts, start=1):
             name = SINGLE if len(parts) == 1 else f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-            _write_shard(part, output / name)
+            _write_shard(part, output / name, halt or Event())
             syncing.append(aside.submit(sync, output / name))
             weight_map |= {piece.name: name for piece in part}
     for done in syncing:
@@ -88,14 +98,17 @@ def _parts(pieces: Iterable[Piece], largest: int) -> Iterator[list[Piece]]:
         yield sorted(part, key=lambda one: -one.element_bytes)
 
 
-def _write_shard(pieces: Sequence[Piece], path: Path) -> None:
+def _write_shard(pieces: Sequence[Piece], path: Path, halt: Event) -> None:
     encoded = _header(pieces)
     with path.open("wb") as target:
         target.write(len(encoded).to_bytes(8, "little") + encoded)
         target.flush()
         for source, start, size in _runs(pieces):
             with source.open("rb", buffering=0) as opened:
-                _copy(opened, start, size, target)
+                for done in range(0, size, STEP):
+                    if halt.is_set():
+                        raise Halted
+                    _copy(opened, start + done, min(STEP, size - done), target)
 
 
 def _header(pieces: Sequence[Piece]) -> bytes:

@@ -9,8 +9,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from depthprune.model.anatomy import decoder_layers, layers_path, parameters_per_layer
-from depthprune.model.checkpoint import stored_prefix
-from depthprune.model.loading import explained, local_folder
+from depthprune.model.config_file import local_folder
+from depthprune.model.loading import explained
+from depthprune.model.moves import stored_prefix
 from depthprune.model.shards import INDEX, read_shards
 
 PLAIN_DTYPES = ("F64", "F32", "F16", "BF16")

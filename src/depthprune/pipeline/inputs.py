@@ -23,9 +23,10 @@ from depthprune.files import read_json
 from depthprune.importance.igia import Igia
 from depthprune.model.anatomy import decoder_layers, parameters_per_layer
 from depthprune.model.base_files import PREFERRED
+from depthprune.model.config_file import local_folder
 from depthprune.model.engine_fields import pattern_notes, spelling_notes
 from depthprune.model.fits import check_fits
-from depthprune.model.loading import load_config, load_tokenizer, local_folder
+from depthprune.model.loading import load_config, load_tokenizer
 from depthprune.model.quantised import check_not_quantised
 from depthprune.model.shards import read_shards
 from depthprune.model.skeleton import skeleton

@@ -13,7 +13,8 @@ from depthprune.errors import UserError, disk_fault
 from depthprune.evaluation.harness import Tasks, check_installed, figures, run_tasks
 from depthprune.files import OWN, write_json
 from depthprune.model.anatomy import decoder_layers
-from depthprune.model.loading import load_model, local_folder
+from depthprune.model.config_file import local_folder
+from depthprune.model.loading import load_model
 from depthprune.model.published import STAMPS, read_record
 from depthprune.pipeline.inputs import Inputs
 from depthprune.recipe.recipe import Recipe

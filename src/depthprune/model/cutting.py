@@ -1,0 +1,156 @@
+"""What removing layers makes of a checkpoint: whether it can be, its tensors, its config and side files."""
+
+import json
+import logging
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from depthprune.errors import UserError
+from depthprune.model.anatomy import layers_path
+from depthprune.model.base_config import edited_config, state_untied
+from depthprune.model.base_files import copy_other_files
+from depthprune.model.depth_config import num_layers
+from depthprune.model.engine_fields import pattern_notes
+from depthprune.model.fits import check_fits
+from depthprune.model.loading import load_config
+from depthprune.model.moves import Moves, stored_prefix
+from depthprune.model.quantised import check_not_quantised
+from depthprune.model.quantised_layers import Renumbering, mended_files, module_names
+from depthprune.model.saving import write_config
+from depthprune.model.shard_writing import Piece, pieces_of
+from depthprune.model.shards import Shard
+from depthprune.model.skeleton import skeleton
+from depthprune.model.sublayers import MlpFrom
+from depthprune.model.traits import Shallower, shallower
+
+log = logging.getLogger("depthprune.model.checkpoint")
+
+COMPARED_BYTES = 2**18
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A removal that was found possible.
+
+    Attributes:
+        folder: the whole checkpoint.
+        pieces: the tensors of the result.
+        untied: whether its head and embedding differ, although its config ties them.
+    """
+
+    folder: Path
+    config: PretrainedConfig
+    change: Shallower
+    pieces: list[Piece]
+    renumbering: Renumbering
+    untied: bool
+    trust_remote_code: bool
+
+    def write_beside(self, written: Path) -> None:
+        """Writes all but the weights."""
+        copy_other_files(self.folder, written)
+        _write_config(self.folder, self.config, self.change, self.untied, written)
+        for name, content in mended_files(written, self.renumbering).items():
+            (written / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        _check_depth(self.folder, written, len(self.change.kept), self.trust_remote_code)
+
+    def say_notes(self) -> None:
+        """Warns of what other engines will not read as transformers does."""
+        for note in pattern_notes(self.config, self.change.kept):
+            log.warning("%s", note)
+
+
+def cut_of(
+    folder: Path,
+    shards: Sequence[Shard],
+    layers: Sequence[int],
+    trust_remote_code: bool,
+    mlp_from: MlpFrom | None,
+) -> Cut:
+    """Raises UserError where the model folder is at fault, and where the layers cannot go."""
+    config = load_config(folder, trust_remote_code)
+    change = shallower(config, layers, trust_remote_code=trust_remote_code, mlp_from=mlp_from)
+    if mlp_from:
+        check_not_quantised(config, str(folder), "its layers are cut whole: leave out --mlp-from")
+    if change.packed:
+        raise UserError(
+            f"{config.model_type} packs all layers into {next(iter(change.packed))}: load it to prune it"
+        )
+    whole = skeleton(config, trust_remote_code)
+    prefix = stored_prefix(shards, layers_path(whole), num_layers(config), folder)
+    check_fits(folder, whole, shards, trust_remote_code)
+    moves = Moves(prefix, tuple(change.kept), mlp_from or {}, change.sides)
+    renumbering = _renumbering(shards, whole, prefix, change.kept)
+    mended_files(folder, renumbering)  # refuses now what it would refuse once all is written
+    pieces, untied = pieces_of(shards, moves.renamed), _unties(shards, whole)
+    return Cut(folder, config, change, pieces, renumbering, untied, trust_remote_code)
+
+
+def _write_config(
+    folder: Path, config: PretrainedConfig, change: Shallower, untied: bool, output: Path
+) -> None:
+    """config.json as it was, but for the fields that speak of layers, and tied embeddings that are not."""
+    stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    written = edited_config(stated, config, change.config)
+    if untied:
+        state_untied(written, change.config)
+    write_config(output, written)
+
+
+def _check_depth(folder: Path, written: Path, depth: int, trust_remote_code: bool) -> None:
+    if num_layers(load_config(written, trust_remote_code)) != depth:
+        raise UserError(f"{folder / 'config.json'} cannot say that {depth} layers remain")
+
+
+def _renumbering(
+    shards: Sequence[Shard], whole: PreTrainedModel, prefix: str, kept: Sequence[int]
+) -> Renumbering:
+    """What the layers' modules were called, in memory and on disk, and which of them stay."""
+    modules = [name for name, _ in whole.named_modules()]
+    names = module_names(modules, [name for shard in shards for name in shard.tensors])
+    return Renumbering(names, tuple(dict.fromkeys([prefix, f"{layers_path(whole)}."])), tuple(kept))
+
+
+def _unties(shards: Sequence[Shard], whole: PreTrainedModel) -> bool:
+    """Whether the files hold a head and an embedding that differ, although the config ties them.
+
+    transformers then loads both; other engines keep only one.
+    """
+    for target, source in getattr(whole, "all_tied_weights_keys", {}).items():
+        ends = [".".join(name.split(".")[-2:]) for name in (target, source)]
+        found = [
+            (shard, tensor)
+            for end in ends
+            for shard in shards
+            for name, tensor in shard.tensors.items()
+            if f".{name}".endswith(f".{end}")
+        ]
+        if len(found) == 2 and not _same_bytes(*found):
+            return True
+    return False
+
+
+def _same_bytes(one: tuple[Shard, dict[str, Any]], other: tuple[Shard, dict[str, Any]]) -> bool:
+    with one[0].path.open("rb") as left, other[0].path.open("rb") as right:
+        pieces = [
+            _blocks(file, shard.data_start + tensor["data_offsets"][0], _size(tensor))
+            for file, (shard, tensor) in ((left, one), (right, other))
+        ]
+        return _size(one[1]) == _size(other[1]) and all(map(operator.eq, *pieces))
+
+
+def _blocks(source: BinaryIO, start: int, length: int) -> Iterator[bytes]:
+    source.seek(start)
+    while length and (block := source.read(min(length, COMPARED_BYTES))):
+        length -= len(block)
+        yield block
+
+
+def _size(tensor: dict[str, Any]) -> int:
+    begin, end = tensor["data_offsets"]
+    return end - begin
