@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from compare.killed import start_and_kill
-from runs import recipe
+from runs import LAYERS, recipe
 
 from depthprune.cli.other_verbs import report
 from depthprune.compare import cells_of, compare, read_grid
@@ -44,8 +44,11 @@ def test_every_run_is_a_model_and_the_table_holds_all(tmp_path):
             rows = json.loads((folder / "depthprune/eval.json").read_text())["rows"]
             assert (folder / "config.json").is_file()
             assert value == list(rows.values())[-1]["results"][0]["value"]
+    shares = [row["latency"]["share"] for row in found["rows"]]
+    measured = json.loads((tmp_path / "out/latency.json").read_text())["layers"]
+    assert shares == [1.0] + 2 * [measured[str(LAYERS - 2)]["share"]] and len(measured) == 1
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").rglob("eval.json")}
-    assert compare(grid, tmp_path / "out") == found
+    assert compare(grid, tmp_path / "out") == found  # nor is the time of a token measured again
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 

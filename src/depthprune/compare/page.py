@@ -23,6 +23,7 @@ def html_page(found: Mapping[str, Any]) -> str:
             name=Path(str(found["model"])).name,
             headings=[(one["dataset"], with_arrow(one["metric"])) for one in found["measures"]],
             charts=_charts(found),
+            latency=_latency(found),
             marks=marks(found),
             matrix=_matrix(found),
             alike=alike(found["rows"]),
@@ -32,14 +33,27 @@ def html_page(found: Mapping[str, Any]) -> str:
     )
 
 
-def _charts(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _latency(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The charts against it, and how it was measured; None where that was not done for every row."""
+    each = [row.get("latency") for row in found["rows"]]  # files without it are older
+    measured = [one for one in each if one is not None and one["error"]]
+    if not measured or None in each:
+        return None
+    return {
+        "charts": _charts(found, "latency"),
+        "of": measured[0]["of"],
+        "error": max(one["error"] for one in measured),
+    }
+
+
+def _charts(found: Mapping[str, Any], against: str = "parameters") -> list[dict[str, Any]]:
     """Of each dataset, by the measure that is asked first; in each shape, of which the page shows one."""
     first: dict[str, tuple[int, str]] = {}
     for number, measure in enumerate(found["measures"]):
         first.setdefault(measure["dataset"], (number, f"{measure['metric']} on {measure['dataset']}"))
     rows = found["rows"]
     return [
-        {shape: trade_off(rows, found["base"], number, title, shape) for shape in SHAPES}
+        {shape: trade_off(rows, found["base"], number, title, shape, against) for shape in SHAPES}
         for number, title in first.values()
         if any(row["values"][number] for row in rows)
     ]

@@ -1,6 +1,6 @@
 """The figures of a comparison."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from depthprune.evaluation.measurement import LOWER_IS_BETTER
@@ -26,6 +26,11 @@ SHAPES: dict[str, tuple[float, float, dict[str, Any]]] = {
     "narrow": (4.6, 4.4, {"loc": "outside lower left", "ncols": 2}),
 }
 """Inches of a figure, and where its methods are named: on a phone below it."""
+COSTS: dict[str, tuple[str, Callable[[Mapping[str, Any]], float]]] = {
+    "parameters": ("parameters", lambda row: row["share"]),
+    "latency": ("time of a token", lambda row: row["latency"]["share"]),
+}
+"""What quality is drawn against: in words, and of a row as a share of the whole model's."""
 
 
 def trade_off(
@@ -34,8 +39,9 @@ def trade_off(
     number: int,
     title: str,
     shape: str = "broad",
+    against: str = "parameters",
 ) -> "Markup":
-    """Quality against parameters: a line a method, with its spread over seeds, and the Pareto front.
+    """Quality against a cost: a line a method, with its spread over seeds, and the Pareto front.
 
     Where the whole model was tuned it is a method as the others, and the untuned one stays away: often so far
     off that the others could not be told apart.
@@ -44,10 +50,12 @@ def trade_off(
         number: of the measure, among those of each row.
         title: of the measure, for the axis.
         shape: of SHAPES.
+        against: of COSTS, which each row with a value has to know.
     """
     width, height, place = SHAPES[shape]
-    points = [row for row in rows if row["values"][number] is not None]
-    with style(f"trade-off-{number}-{shape}"):
+    words, cost = COSTS[against]
+    points = [{**row, "share": cost(row)} for row in rows if row["values"][number] is not None]
+    with style(f"{against}-{number}-{shape}"):
         drawn, axes = figure(height, width=width)
         _draw_methods(axes, points, number)
         if (whole := base["values"][number]) is not None and all(row["ratio"] is not None for row in points):
@@ -55,12 +63,12 @@ def trade_off(
         _draw_front(
             axes, pareto([(row["share"], row["values"][number]["mean"]) for row in points], _lower(title))
         )
-        axes.set(xlabel="parameters, % of the whole model's", ylabel=title)
+        axes.set(xlabel=f"{words}, % of the whole model's", ylabel=title)
         axes.grid(axis="y")
         if _lower(title) and _far_apart(points, number):
             axes.set_yscale("log")
         _draw_legend(drawn, axes, place)
-        return svg(drawn, f"{title} against parameters, a line for each method", VARIABLES)
+        return svg(drawn, f"{title} against {words}, a line for each method", VARIABLES)
 
 
 def _draw_methods(axes: "Axes", points: Sequence[Mapping[str, Any]], number: int) -> None:

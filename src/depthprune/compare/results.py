@@ -50,13 +50,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Results:
-    """All runs of a comparison: those done, those that failed and why, and those still to come."""
+    """All runs of a comparison: those done, those that failed and why, and those still to come.
+
+    `latency` has, by the number of layers, how long a token takes.
+    """
 
     done: list[Result]
     failed: dict[str, str]
     missing: list[str]
     environment: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
 
 
 def read_results(cells: Sequence[Cell], runs: Path, failed: Mapping[str, str]) -> Results:

@@ -4,11 +4,13 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from depthprune.compare.budget import Budget
 from depthprune.compare.grid import Cell
+from depthprune.compare.latency import known_latency, measure_latency
 from depthprune.compare.results import Results, read_results
 from depthprune.compare.write import RESULTS, write_comparison
 from depthprune.cost import spoken
@@ -132,6 +134,7 @@ class Comparison:
 
     def _written(self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]]) -> Results:
         results = read_results(cells, self.root / RUNS, self.failed)
+        results = replace(results, latency=known_latency(self.root, results.environment))
         write_comparison(self.root, results, kept)
         return results
 
@@ -139,10 +142,12 @@ class Comparison:
         self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]] = (), budget: Budget | None = None
     ) -> dict[str, Any]:
         """Runs what is left and returns the content of `comparison.json`; `UserError` if every run failed."""
-        missing = self.run(cells, kept, budget).missing
+        results = self.run(cells, kept, budget)
         if len(self.failed) == len(cells):
             raise UserError(f"every run failed: {next(iter(self.failed.values()))}")
-        if not self.failed and not missing:
+        if measure_latency(self.root, self.root / RUNS, cells, results):
+            self._written(cells, kept)
+        if not self.failed and not results.missing:
             _clean(self.root)
         found = read_object(self.root / RESULTS)
         assert found is not None

@@ -32,6 +32,7 @@ def comparison(results: Results, kept: Sequence[Mapping[str, Any]] = ()) -> dict
         "base": None if whole is None else _base(whole, measures),
         "rows": [
             _row(method, ratio, found, dense.get(found[0].tuning, ()), measures)
+            | {"latency": _latency(found[0], results.latency)}
             for (ratio, method), found in groups.items()
         ],
         "differences": [
@@ -122,6 +123,13 @@ def _row(
         "peak_bytes": max(result.peak_bytes for result in found),
         "runs": [result.name for result in found],
     }
+
+
+def _latency(one: Result, known: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Of a token of a model of this depth; of the whole one the share is 1."""
+    if known and one.layers == one.num_layers:
+        return {"share": 1.0, "error": 0.0}
+    return known.get(str(one.layers))
 
 
 def _value(
