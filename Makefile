@@ -23,7 +23,9 @@ xllamacpp := xllamacpp==2026.10.11549 sentencepiece==0.2.3
 lm-eval := lm_eval==0.4.13
 ON_OURS := lm-eval xllamacpp
 
-.PHONY: demo test test-slow test-faults test-engines engines check format install clean
+FUZZ_SECONDS ?= 90
+
+.PHONY: demo test test-slow test-faults fuzz test-engines engines check format install clean
 
 demo: $(STAMP)
 	$(VENV)/bin/depthprune demo
@@ -55,6 +57,10 @@ $(ENGINES)/llama.cpp:
 # Kills tiny runs at every change of their folder, and compares: some minutes on an idle machine.
 test-faults: $(STAMP)
 	$(VENV)/bin/python tests/faults/every_kill.py
+
+# Nearly valid input of every kind; prints executions and findings. `make fuzz FUZZ="--seed 7 configs"` repeats.
+fuzz: $(STAMP)
+	$(VENV)/bin/python tests/fuzz/explore.py --seconds $(FUZZ_SECONDS) $(FUZZ)
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .
