@@ -75,6 +75,7 @@ def sample_losses(steps: int = 130) -> list[dict[str, Any]]:
         for step in range(2, steps + 1, 2):
             loss = floor + 2.5 * math.exp(-step / 25) + noise.gauss(0, 0.03)
             lines.append({"stage": stage, "loss": loss, "step": step, "epoch": step / steps})
+            lines[-1]["num_input_tokens_seen"] = 1000 * step
         lines.append({"stage": stage, "train_runtime": 120.5, "train_loss": 0.9, "step": steps, "epoch": 1.0})
     return lines
 

@@ -139,6 +139,7 @@ def test_the_card_of_a_tuned_model(tmp_path: Path) -> None:
     assert front["base_model"] == "some-org/some-model"
     assert (front["library_name"], front["pipeline_tag"]) == ("transformers", "text-generation")
     assert "first merged into" in card and "fine-tuned (LoRA" in card
+    assert "fine-tuning took 130 steps over 130.00 K tokens." in card
     for row in folder.read("eval.json")["rows"].values():
         assert f"{row['results'][0]['value']:.4f}" in card
     assert "| majority class |  |  | 0.2525 |" in card

@@ -7,7 +7,7 @@ import yaml
 import depthprune
 from depthprune.report import story
 from depthprune.report.artifacts import Artifacts, is_hub_id, name_of
-from depthprune.report.figures import plural
+from depthprune.report.figures import count, plural
 from depthprune.report.licence import licence_of
 from depthprune.report.table import evaluation_table, table_notes, table_warnings
 from depthprune.selection.guard import opinion_sentence
@@ -116,9 +116,13 @@ def _protocol(run: Artifacts) -> str:
 
 
 def _healing(run: Artifacts) -> str:
-    """Steps of the tuning of what remained. Its log counts time and tokens anew after a kill."""
-    steps = [entry["step"] for entry in run.losses if entry["stage"] == "train" and "step" in entry]
-    return f" Its fine-tuning took {plural(steps[-1], 'step')}." if run.tuned and steps else ""
+    """Steps and tokens of the tuning of what remained. Its time differs after a kill, and is not said."""
+    steps = [entry for entry in run.losses if entry["stage"] == "train" and "loss" in entry]
+    if not run.tuned or not steps:
+        return ""
+    tokens = steps[-1].get("num_input_tokens_seen")
+    over = f" over {count(tokens)} tokens" if tokens else ""
+    return f" Its fine-tuning took {plural(steps[-1]['step'], 'step')}{over}."
 
 
 def _loading() -> str:

@@ -28,7 +28,12 @@ class LossLog(TrainerCallback):
             return
         entries = [entry for entry in read_json_lines(self.path) if isinstance(entry, dict)]
         others = [entry for entry in entries if entry.get("stage") != self.stage]
-        # The Trainer's last entry sums up one process alone: after a resume its loss is not the run's.
-        steps = [entry for entry in state.log_history if "train_runtime" not in entry]
-        ours = [{"stage": self.stage, **entry} for entry in steps]
+        # The Trainer's last entry sums up one process alone: after a resume its loss is not the run's, nor
+        # are the times (`train_…`) in the others.
+        steps = [entry for entry in state.log_history if "train_loss" not in entry]
+        ours = [{"stage": self.stage, **_timeless(entry)} for entry in steps]
         write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in [*others, *ours]))
+
+
+def _timeless(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if not key.startswith("train_")}

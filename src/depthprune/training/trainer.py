@@ -98,6 +98,7 @@ def _trainer_arguments(
         dataloader_pin_memory=accelerated,
         seed=seed,
         report_to=fine_tuning.report_to if fine_tuning else "none",
+        include_num_input_tokens_seen="non_padding",  # TRL's own count begins anew after a resume
         logging_steps=fine_tuning.logging_steps if fine_tuning else 1,
         save_strategy="steps" if fine_tuning else "no",
         save_steps=fine_tuning.save_steps if fine_tuning else 500,
