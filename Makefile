@@ -25,7 +25,7 @@ ON_OURS := lm-eval xllamacpp
 
 FUZZ_SECONDS ?= 90
 
-.PHONY: demo test test-slow test-faults fuzz test-engines engines check format install clean
+.PHONY: demo test test-slow test-families test-faults fuzz test-engines engines check format install clean
 
 demo: $(STAMP)
 	$(VENV)/bin/depthprune demo
@@ -61,6 +61,9 @@ test-faults: $(STAMP)
 # Nearly valid input of every kind; prints executions and findings. `make fuzz FUZZ="--seed 7 configs"` repeats.
 fuzz: $(STAMP)
 	$(VENV)/bin/python tests/fuzz/explore.py --seconds $(FUZZ_SECONDS) $(FUZZ)
+# Removes layers from a tiny model of every type that transformers makes text with, and writes docs/families.md.
+test-families: $(STAMP)
+	$(VENV)/bin/python tests/families/walk.py
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .

@@ -9,9 +9,8 @@ from transformers.pytorch_utils import Conv1D
 
 from depthprune.errors import UserError
 from depthprune.model.depth_config import num_layers
+from depthprune.model.moves import LAYER_LISTS
 
-# What families call the list of their layers, where other lists happen to be as long.
-LAYER_LISTS = ("layers", "h", "blocks", "layer")
 # The MLP's output projection, by the end of its name; the first that fits.
 DOWN_PROJECTIONS = (
     "down_proj",

@@ -13,7 +13,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from depthprune.errors import UserError
-from depthprune.model.depth_config import text_config
+from depthprune.model.depth_config import read_as, text_config
 from depthprune.model.engine_fields import add_classic_rope, mend_period, without_next_token_layers
 
 Json = dict[str, Any]
@@ -93,8 +93,9 @@ def untied(model: PreTrainedModel) -> bool:
     """Whether head and embedding differ, although the config ties them: engines would keep only one."""
     head: Any = model.get_output_embeddings()
     embedding: Any = model.get_input_embeddings()
-    ties = model.config.tie_word_embeddings or text_config(model.config).tie_word_embeddings
-    if not ties or head is None or head.weight is embedding.weight:
+    # Parts of multimodal configs leave the field to the outer one.
+    ties = [getattr(part, "tie_word_embeddings", False) for part in (model.config, text_config(model.config))]
+    if not any(ties) or head is None or head.weight is embedding.weight:
         return False
     return not torch.equal(head.weight, embedding.weight)
 
@@ -132,7 +133,7 @@ def _stated(base: Json, base_config: PretrainedConfig, meant: PretrainedConfig) 
 
 
 def _write_differences(written: Json, meant: PretrainedConfig, only_stated: bool = False) -> None:
-    _merge(written, as_json(_read(written, meant)), as_json(meant), meant, only_stated)
+    _merge(written, as_json(read_as(written, meant)), as_json(meant), meant, only_stated)
 
 
 def _merge(section: Json, read: Json, meant: Json, config: PretrainedConfig, only_stated: bool) -> None:
@@ -158,7 +159,7 @@ def _spelling(key: str, section: Json, config: PretrainedConfig) -> str:
 
 
 def _is_read_as(written: Json, meant: PretrainedConfig) -> bool:
-    return _compared(as_json(_read(written, meant))) == _compared(as_json(meant))
+    return _compared(as_json(read_as(written, meant))) == _compared(as_json(meant))
 
 
 def _compared(section: Json) -> Json:
@@ -171,14 +172,10 @@ def _compared(section: Json) -> Json:
 
 def _can_be_read(written: Json, meant: PretrainedConfig) -> bool:
     try:
-        _read(written, meant)
+        read_as(written, meant)
     except Exception:  # each family refuses in its own way
         return False
     return True
-
-
-def _read(written: Json, meant: PretrainedConfig) -> PretrainedConfig:
-    return type(meant).from_dict(copy.deepcopy(written))
 
 
 def as_json(config: PretrainedConfig) -> Json:

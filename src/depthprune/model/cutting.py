@@ -17,7 +17,7 @@ from depthprune.model.base_files import copy_other_files
 from depthprune.model.depth_config import num_layers
 from depthprune.model.engine_fields import pattern_notes
 from depthprune.model.fits import check_fits
-from depthprune.model.loading import load_config
+from depthprune.model.loading import load_config, load_with_report
 from depthprune.model.moves import Moves, stored_prefix
 from depthprune.model.quantised import check_not_quantised
 from depthprune.model.quantised_layers import Renumbering, mended_files, module_names
@@ -40,6 +40,8 @@ class Cut:
     Attributes:
         folder: the whole checkpoint.
         pieces: the tensors of the result.
+        unused: tensors of the whole checkpoint that transformers has no use for; None where that is not known
+            (quantised), or is of no interest, since the others have the names that they have in memory.
         untied: whether its head and embedding differ, although its config ties them.
     """
 
@@ -48,16 +50,19 @@ class Cut:
     change: Shallower
     pieces: list[Piece]
     renumbering: Renumbering
+    unused: list[str] | None
     untied: bool
     trust_remote_code: bool
 
     def write_beside(self, written: Path) -> None:
-        """Writes all but the weights."""
+        """Writes all but the weights, which lie there; raises UserError where transformers misses one."""
         copy_other_files(self.folder, written)
         _write_config(self.folder, self.config, self.change, self.untied, written)
         for name, content in mended_files(written, self.renumbering).items():
             (written / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         _check_depth(self.folder, written, len(self.change.kept), self.trust_remote_code)
+        if self.unused is not None:
+            _check_loads(written, self.config, self.unused, self.trust_remote_code)
 
     def say_notes(self) -> None:
         """Warns of what other engines will not read as transformers does."""
@@ -83,12 +88,15 @@ def cut_of(
         )
     whole = skeleton(config, trust_remote_code)
     prefix = stored_prefix(shards, layers_path(whole), num_layers(config), folder)
-    check_fits(folder, whole, shards, trust_remote_code)
+    unused = check_fits(folder, whole, shards, trust_remote_code)
+    in_memory = whole.state_dict().keys()
+    if all(name in in_memory for shard in shards for name in shard.tensors):
+        unused = None
     moves = Moves(prefix, tuple(change.kept), mlp_from or {}, change.sides)
     renumbering = _renumbering(shards, whole, prefix, change.kept)
     mended_files(folder, renumbering)  # refuses now what it would refuse once all is written
     pieces, untied = pieces_of(shards, moves.renamed), _unties(shards, whole)
-    return Cut(folder, config, change, pieces, renumbering, untied, trust_remote_code)
+    return Cut(folder, config, change, pieces, renumbering, unused, untied, trust_remote_code)
 
 
 def _write_config(
@@ -105,6 +113,26 @@ def _write_config(
 def _check_depth(folder: Path, written: Path, depth: int, trust_remote_code: bool) -> None:
     if num_layers(load_config(written, trust_remote_code)) != depth:
         raise UserError(f"{folder / 'config.json'} cannot say that {depth} layers remain")
+
+
+def _check_loads(
+    written: Path, config: PretrainedConfig, unused: Sequence[str], trust_remote_code: bool
+) -> None:
+    """Raises UserError unless the written tensors are the pruned model's, but for the base's unused ones.
+
+    Some families keep parts of their layers elsewhere on disk than the layers, with numbers of their own.
+    """
+    try:
+        _, left = load_with_report(
+            written, device="meta", trust_remote_code=trust_remote_code, device_map="meta"
+        )
+    except UserError as fault:
+        left = [str(fault).removeprefix(f"{written}: ")]
+    if left := sorted(set(left) - set(unused)):
+        raise UserError(
+            f"{config.model_type} keeps parts of its layers elsewhere in its files ({left[0]}): "
+            "load it to prune it"
+        )
 
 
 def _renumbering(

@@ -41,9 +41,11 @@ LAYER_INDICES = {
     "moe_layers": 0,
     "ple_layer_ids": 1,
 }
+# Lists with an entry per layer: the index of the layer whose keys and values it uses, mostly its own.
+SOURCE_LAYERS = ("kv_source_layers",)
 # The first n layers, or the last n, are of one kind.
-LEADING_COUNTS = ("first_k_dense_replace", "max_window_layers", "num_dense_layers")
-TRAILING_COUNTS = ("num_kv_shared_layers",)
+LEADING_COUNTS = ("first_k_dense_replace", "max_window_layers", "n_input_layers", "num_dense_layers")
+TRAILING_COUNTS = ("n_output_layers", "num_kv_shared_layers")
 # Layer i is of the special kind where i % period == offset.
 PERIODS = {
     "attention": ("attn_layer_period", "attn_layer_offset"),
@@ -60,6 +62,14 @@ SAME_COUNT = ("num_blocks",)
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
     """The config of the language model: itself, or a part of a multimodal one."""
     return config.get_text_config(decoder=True)
+
+
+def read_as(written: Fields, like: PretrainedConfig) -> PretrainedConfig:
+    """What transformers reads from the content of a config.json, taken for a config of the same class.
+
+    JSON has no infinity; transformers writes it as {"__float__": "Infinity"}.
+    """
+    return type(like).from_dict(PretrainedConfig._decode_special_floats(copy.deepcopy(written)))
 
 
 def num_layers(config: PretrainedConfig) -> int:
@@ -105,6 +115,8 @@ def mended_fields(config: PretrainedConfig, kept: Sequence[int], mlps: Sequence[
         if field in LAYER_INDICES and value is not None:
             first = LAYER_INDICES[field]
             fields[field] = [new + first for new, i in enumerate(left) if i + first in value]
+        elif field in SOURCE_LAYERS and value is not None:
+            fields[field] = [kept.index(value[i]) if value[i] in kept else value[i] for i in kept]
         elif isinstance(value, (list, tuple)) and len(value) == depth and field not in NOT_PER_LAYER:
             fields[field] = [value[i] for i in left]
         elif field in LEADING_COUNTS and value is not None:
@@ -195,6 +207,14 @@ def _scale_depth(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fie
     return {"scale_depth": text.scale_depth / math.sqrt(depth) * math.sqrt(len(kept))}
 
 
+def _recurrent_layers(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
+    """Dory: what lies between the first and the last layers is passed several times."""
+    if not hasattr(text, "n_recurrent_layers"):
+        return {}
+    first, last = text.n_input_layers, depth - text.n_output_layers
+    return {"n_recurrent_layers": sum(first <= i < last for i in kept)}
+
+
 def _per_layer_config(text: PretrainedConfig, kept: Sequence[int], depth: int) -> Fields:
     """Overrides of single layers, by their index."""
     if "per_layer_config" not in (saved := text.to_dict()):
@@ -216,6 +236,7 @@ ATTENTION_FIELDS: tuple[Mend, ...] = (
     _repeated_blocks,
     _attention_types,
     _scale_depth,
+    _recurrent_layers,
     _per_layer_config,
     _next_token_layers,
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from depthprune.model.depth_config import text_config
+from depthprune.model.depth_config import read_as, text_config
 
 Json = dict[str, Any]
 # How many layers for speculative decoding lie behind the others on disk.
@@ -180,7 +180,7 @@ def _classic(rope: Json) -> list[Json]:
 
 def _reads_equal(one: Json, other: Json, config: PretrainedConfig) -> bool:
     def read(written: Json) -> str:
-        return type(config).from_dict(copy.deepcopy(written)).to_json_string(use_diff=False)
+        return read_as(written, config).to_json_string(use_diff=False)
 
     try:
         return read(one) == read(other)

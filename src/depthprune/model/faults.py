@@ -71,7 +71,8 @@ def logits_fault(model: PreTrainedModel, reloaded: PreTrainedModel) -> str | Non
     differs between two passes of one model (kernels with atomic additions), and a tensor that only the
     reload has in float32.
     """
-    probe, weights = _probe(model), model.state_dict()
+    # Parameters as such: torch's matmul takes another path for tensors that need no gradient.
+    probe, weights = _probe(model), model.state_dict(keep_vars=True)
     meant, again = (model(probe, use_cache=False).logits for _ in range(2))
     own = reloaded.state_dict()
     same = {name: tensor for name, tensor in weights.items() if tensor.dtype == own[name].dtype}

@@ -17,8 +17,10 @@ PLAIN_DTYPES = ("F64", "F32", "F16", "BF16")
 
 def check_fits(
     folder: Path, whole: PreTrainedModel, shards: Sequence[Shard], trust_remote_code: bool = False
-) -> None:
-    """Raises UserError for a weight that is missing, or has another shape than the config gives it.
+) -> list[str] | None:
+    """The names of tensors that the model has no use for; None of a quantised checkpoint.
+
+    Raises UserError for a weight that is missing, or has another shape than the config gives it.
 
     transformers itself loads the files, on the meta device: it alone knows under which names each family's
     weights may lie on disk. A quantised checkpoint cannot be loaded so without its quantiser: of that one the
@@ -28,13 +30,16 @@ def check_fits(
         whole: the model on the meta device.
     """
     if quantisation(whole.config, folder) is None:
-        load_with_report(folder, device="meta", trust_remote_code=trust_remote_code, device_map="meta")
+        _, unused = load_with_report(
+            folder, device="meta", trust_remote_code=trust_remote_code, device_map="meta"
+        )
         if fault := dtype_fault(whole, shards):
             raise UserError(
                 f"{folder}: {fault}: save them as such, or name how they are quantised in config.json"
             )
-    else:
-        _check_quantised(folder, whole, shards)
+        return unused
+    _check_quantised(folder, whole, shards)
+    return None
 
 
 def dtype_fault(model: PreTrainedModel, shards: Sequence[Shard]) -> str | None:

@@ -10,16 +10,10 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -32,6 +26,7 @@ from depthprune.model.config_file import (
     read_config_file,
 )
 from depthprune.model.depth_config import num_layers, text_config
+from depthprune.model.model_types import TEXT_ALONE, auto_class, check_decoder_only
 from depthprune.model.shards import INDEX, SINGLE, read_shards, stored_dtype
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
@@ -57,7 +52,7 @@ def load_config(path_or_id: str | Path, trust_remote_code: bool = False) -> Pret
             found = _check_hub_id(str(path_or_id))
         _check_code(path_or_id, found, trust_remote_code)
         config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
-    _check_decoder_only(path_or_id, config)
+    check_decoder_only(path_or_id, config)
     if not 1 <= num_layers(config) <= MOST_LAYERS:
         raise UserError(f"{path_or_id}: its config says that it has {num_layers(config)} layers: correct it")
     if config.dtype is None and text_config(config).dtype is None:
@@ -89,11 +84,11 @@ def load_with_report(
     **kwargs: Any,
 ) -> tuple[PreTrainedModel, list[str]]:
     """As `load_model`, with the names of the tensors in the files that the model has no use for."""
-    load_config(path_or_id, trust_remote_code)
+    config = load_config(path_or_id, trust_remote_code)
     if (folder := local_folder(path_or_id)) is not None:
         read_shards(folder)
     with explained(f"{path_or_id}: the model cannot be loaded"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto_class(config).from_pretrained(
             path_or_id,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
@@ -107,7 +102,10 @@ def load_with_report(
         if faults := sorted(map(str, report[kind])):
             raise UserError(f"{path_or_id}: {faults[0]} {what} its weights (and {len(faults) - 1} more)")
     model = model if model.device == torch.device(device) else model.to(device)
-    return model.eval(), sorted(report["unexpected_keys"])
+    unused = sorted(report["unexpected_keys"])
+    if config.model_type in TEXT_ALONE:
+        unused = [name for name in unused if "language_model." in name]  # the rest is the other parts'
+    return model.eval(), unused
 
 
 def load_tokenizer(path_or_id: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -176,20 +174,3 @@ def _dtype_of_files(path_or_id: str | Path) -> torch.dtype | None:
         return None
     found = stored_dtype(read_shards(folder))
     return getattr(torch, found) if found else None
-
-
-def _check_decoder_only(path_or_id: str | Path, config: PretrainedConfig) -> None:
-    kind, decoder = config.model_type, getattr(config, "is_decoder", False)
-    if config.is_encoder_decoder:
-        raise UserError(
-            f"{path_or_id} is an encoder-decoder (seq2seq) model, {kind}: only decoder-only models work"
-        )
-    if kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and not decoder:
-        raise UserError(
-            f"{path_or_id} is an encoder-decoder (seq2seq) model, {kind}: only decoder-only models work"
-        )
-    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decoder:
-        raise UserError(f"{path_or_id} is an encoder, {kind}: only decoder-only language models work")
-    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not remote:
-        raise UserError(f"{path_or_id} is no language model that transformers generates with: {kind}")

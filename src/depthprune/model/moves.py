@@ -12,6 +12,8 @@ from depthprune.model.shards import Shard
 if TYPE_CHECKING:
     from depthprune.model.sublayers import MlpFrom, Sides
 
+# What families call the list of their layers, where other lists happen to be as long.
+LAYER_LISTS = ("layers", "h", "blocks", "layer")
 # What published checkpoints call a module that transformers calls otherwise.
 STORED_AS = {"block_sparse_moe": "mlp"}
 
@@ -61,16 +63,11 @@ class Moves:
 def stored_prefix(shards: Sequence[Shard], path: str, depth: int, folder: Path) -> str:
     """What stands before the layer's number in the names on disk, e.g. "model.layers."
 
-    Checkpoints may name their layers otherwise than the model in memory does ("h.0." for "transformer.h.0."),
-    and other towers may have layers too: the prefix ends like the path in memory and counts up to `depth`.
+    Checkpoints may name their layers otherwise than the model in memory does (EXAONE's "transformer.h." for
+    "model.layers."), and other towers may have layers too: the prefix counts up to `depth`, and ends like the
+    path in memory if one does.
     """
-    leaf = path.rpartition(".")[2]
-    indices: dict[str, set[int]] = {}
-    for shard in shards:
-        for name in shard.tensors:
-            if found := re.match(rf"((?:.*?\.)?{re.escape(leaf)}\.)(\d+)\.", name):
-                indices.setdefault(found[1], set()).add(int(found[2]))
-    fitting = [prefix for prefix, numbers in indices.items() if numbers >= set(range(depth))]
+    fitting = _stacks(shards, depth, path.rpartition(".")[2:]) or _stacks(shards, depth, LAYER_LISTS)
     exact = [prefix for prefix in fitting if prefix == f"{path}."]
     language = [prefix for prefix in fitting if not re.search("vision|visual|audio|encoder", prefix)]
     for candidates in (exact, fitting, language):
@@ -79,3 +76,14 @@ def stored_prefix(shards: Sequence[Shard], path: str, depth: int, folder: Path) 
     raise UserError(
         f"{folder}: its files hold {len(fitting)} stacks of {depth} layers: cannot tell which to prune"
     )
+
+
+def _stacks(shards: Sequence[Shard], depth: int, names: Sequence[str]) -> list[str]:
+    """What stands before the numbers of each list with one of these names that counts up to `depth`."""
+    pattern = re.compile(rf"((?:.*?\.)?(?:{'|'.join(map(re.escape, names))})\.)(\d+)\.")
+    numbers: dict[str, set[int]] = {}
+    for shard in shards:
+        for name in shard.tensors:
+            if found := pattern.match(name):
+                numbers.setdefault(found[1], set()).add(int(found[2]))
+    return [prefix for prefix, counted in numbers.items() if counted >= set(range(depth))]

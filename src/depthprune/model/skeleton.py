@@ -1,9 +1,10 @@
 """A model without weights, for everything that only needs shapes."""
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from depthprune.model.loading import explained
+from depthprune.model.model_types import auto_class
 
 
 def skeleton(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -12,7 +13,7 @@ def skeleton(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTr
     Raises UserError where transformers makes no model of these numbers.
     """
     with explained(f"no model can be made of this {config.model_type} config"), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        return auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
 
 
 def checkpoint_dtype(config: PretrainedConfig) -> torch.dtype:

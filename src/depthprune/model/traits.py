@@ -20,22 +20,16 @@ from depthprune.model.depth_config import (
     set_fields,
     text_config,
 )
+from depthprune.model.side_inputs import side_input_fault
 from depthprune.model.skeleton import skeleton
 from depthprune.model.sublayers import MlpFrom, Sides, check_mlp_from, exchange_mlps, layer_sides
 
-# Attributes that number a layer: they follow its new place.
-OWN_INDEX = (
-    "attn_residual_add_idx",
-    "block_idx",
-    "layer_id",
-    "layer_idx",
-    "layer_index",
-    "layer_num",
-    "layer_number",
-    "mlp_residual_add_idx",
-)
+# Attributes that number a layer and choose its part of the cache: they follow its new place.
+OWN_INDEX = ("block_idx", "layer_id", "layer_idx", "layer_index", "layer_num", "layer_number")
 # Attributes that name another layer: it must be the same layer in its new place.
 OTHER_INDEX = ("kv_shared_layer_index",)
+# A layer keeps its keys and values for later ones; a layer takes an earlier one's in place of its own.
+KEEPS_KEYS, TAKES_KEYS = "store_full_length_kv", "is_kv_shared_layer"
 
 Traits = dict[str, Any]
 ABSENT = "absent"
@@ -114,8 +108,11 @@ def _with_other_mlps(
 
 
 def _build(model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    """As transformers does it: a language model out of a multimodal config takes its part of that."""
+    kind: Any = model_class.config_class
+    own = config if isinstance(config, kind) else text_config(config)
     with torch.device("meta"):
-        return model_class(copy.deepcopy(config))
+        return model_class._from_config(copy.deepcopy(own))
 
 
 def _could_go(config: PretrainedConfig, count: int, whole: PreTrainedModel) -> str:
@@ -149,6 +146,10 @@ def _try(
     config: PretrainedConfig, kept: list[int], whole: PreTrainedModel, mlps: list[int] | None = None
 ) -> Shallower | str:
     """The pruned config, or the reason why there is none."""
+    layers = whole.get_submodule(layers_path(whole))
+    assert isinstance(layers, nn.ModuleList)
+    if fault := side_input_fault(config, kept, layers, isinstance(whole.config, type(config))):
+        return fault
     fields = mended_fields(config, kept, mlps)
     new_config = copy.deepcopy(config)
     try:
@@ -180,10 +181,11 @@ def _compare(whole: PreTrainedModel, pruned: PreTrainedModel, result: Shallower)
     old_layers, new_layers = whole.get_submodule(path), pruned.get_submodule(path)
     assert isinstance(old_layers, nn.ModuleList) and isinstance(new_layers, nn.ModuleList)
     saved = whole.state_dict().keys()
+    kept_for_none = not any(getattr(module, TAKES_KEYS, False) for module in new_layers.modules())
     for new, old in enumerate(kept):
         before, after = _traits(old_layers[old]), _traits(new_layers[new])
         for (module, name), was, now in _differences(before, after):
-            if not _follows(name, was, now, kept):
+            if not (_follows(name, was, now, kept) or (name == KEEPS_KEYS and kept_for_none)):
                 return f"{name} of layer {old} would be {now} instead of {was}"
             result.attributes.setdefault(f"{path}.{new}.{module}".rstrip("."), {})[name] = now
     for (module, name), was, now in _differences(_traits(whole, path), _traits(pruned, path)):

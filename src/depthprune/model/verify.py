@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from depthprune.data.vocabulary import refuse_tokens_beyond
 from depthprune.errors import UserError, disk_fault
@@ -21,7 +21,14 @@ from depthprune.model.damage import damage
 from depthprune.model.depth_config import text_config
 from depthprune.model.faults import buffer_fault, logits_fault, running_fault, tensor_fault, tying_fault
 from depthprune.model.fits import dtype_fault
-from depthprune.model.loading import explained, has_tokenizer, load_tokenizer, load_with_report, one_line
+from depthprune.model.loading import (
+    explained,
+    has_tokenizer,
+    load_tokenizer,
+    load_with_report,
+    one_line,
+)
+from depthprune.model.model_types import is_generative
 from depthprune.model.published import planned_depth, publishing_fault
 from depthprune.model.quantised import quantisation
 from depthprune.model.saving import Base, read_base, write_as_base, write_for_engines
@@ -100,6 +107,11 @@ def save_verified(
     inner = unwrap(model)
     if is_peft(model) or any(".lora_" in name for name, _ in model.named_parameters()):
         raise GateError("the model still has adapters: merge them before saving")
+    kind = inner.config.model_type
+    if not (is_generative(kind) or getattr(inner.config, "auto_map", None)):
+        raise UserError(
+            f"transformers' auto classes load no {kind}: prune the whole model that it is a part of"
+        )
     with staged(folder) as saved, _as_when_used(inner):
         if fault := _saving_fault(inner, tokenizer, saved, base):
             raise GateError(f"{inner.config.model_type} does not survive saving: {fault}")
@@ -151,7 +163,7 @@ def _saving_fault(
             saved,
             device=model.device,
             trust_remote_code=code,
-            attn_implementation=model.config._attn_implementation,
+            attn_implementation=_attentions(model.config),
         )
         if unused:
             return f"{unused[0]} is unexpected on reload"
@@ -167,6 +179,12 @@ def _saving_fault(
         if disk_fault(error):
             raise
         return one_line(error)
+
+
+def _attentions(config: PretrainedConfig) -> dict[str, str]:
+    """How each part of a model computes its attention, as `from_pretrained` takes it; "" is the outer one."""
+    parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
+    return {name: part._attn_implementation for name, part in {"": config, **parts}.items()}
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:

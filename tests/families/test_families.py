@@ -1,0 +1,23 @@
+"""A few types of different kinds in each run of the tests; `make test-families` walks them all."""
+
+import pytest
+from check import PASSES, REMOVALS, check_removals
+
+KINDS = {
+    "llama": PASSES,
+    "gpt2": PASSES,
+    "gemma3": PASSES,  # with its tower
+    "deepseek_v3": PASSES,
+    "bamba": PASSES,
+    "exaone": PASSES,  # its layers have other names on disk
+    "dory": PASSES,  # passes some layers twice
+    "qwen3_vl": "image features are added at its layers 0 to 1 by their numbers",
+    "beam": "attn_residual_add_idx of layer 3",
+    "diffllama": "lambda_init of layer 3",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_go_or_are_refused(kind):
+    found = check_removals(kind, {"scattered": REMOVALS["scattered"]})
+    assert KINDS[kind] in found["scattered"]
