@@ -4,6 +4,7 @@ import pytest
 from tiny import tiny_config
 
 from depthprune.model.engine_fields import (
+    mend_kinds,
     mend_period,
     pattern_notes,
     repeats_after,
@@ -68,3 +69,14 @@ def test_layers_for_speculative_decoding_are_claimed_where_they_are(tensors, cou
     section = {"num_hidden_layers": 4, "num_nextn_predict_layers": 1, "use_mtp": True}
     without_next_token_layers(section, tensors)
     assert section == {"num_hidden_layers": 4, "num_nextn_predict_layers": count, "use_mtp": bool(count)}
+
+
+def test_kinds_in_other_words_follow():
+    kinds = ["linear_attention", "full_attention", "linear_attention"]
+    section = {"linear_attn_config": {"kda_layers": [1, 2, 3, 5], "full_attn_layers": [4], "head_dim": 8}}
+    mend_kinds(section, tiny_config("kimi_linear", layers=3, layer_types=kinds))
+    assert section["linear_attn_config"] == {"kda_layers": [1, 3], "full_attn_layers": [2], "head_dim": 8}
+    letters = {"hybrid_override_pattern": "MM*-E"}
+    kinds = ["linear_attention", "full_attention", "mlp", "moe"]
+    mend_kinds(letters, tiny_config("nemotron_h", layers=4, layer_types=kinds))
+    assert letters == {"hybrid_override_pattern": "M*-E"}

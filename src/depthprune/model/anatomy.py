@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from depthprune.errors import UserError
 from depthprune.model.depth_config import num_layers
-from depthprune.model.moves import LAYER_LISTS
+from depthprune.model.shards import LAYER_LISTS
 
 # The MLP's output projection, by the end of its name; the first that fits.
 DOWN_PROJECTIONS = (

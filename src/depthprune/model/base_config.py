@@ -14,7 +14,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from depthprune.errors import UserError
 from depthprune.model.depth_config import read_as, text_config
-from depthprune.model.engine_fields import add_classic_rope, mend_period, without_next_token_layers
+from depthprune.model.engine_fields import (
+    add_classic_rope,
+    mend_kinds,
+    mend_period,
+    without_next_token_layers,
+)
 
 Json = dict[str, Any]
 # Not about the model: how it was loaded, by what, and what a training switches off for its own time.
@@ -58,7 +63,9 @@ def edited_config(base: Json, base_config: PretrainedConfig, meant: PretrainedCo
 
 def for_engines(written: Json, config: PretrainedConfig) -> Json:
     """config.json with what other engines read beside what transformers does."""
-    mend_period(text_section(written, config), text_config(config))
+    section, text = text_section(written, config), text_config(config)
+    mend_period(section, text)
+    mend_kinds(section, text)
     return add_classic_rope(written, config)
 
 

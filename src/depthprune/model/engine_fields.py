@@ -33,6 +33,9 @@ ASSUMED = {
     "qwen3_5_text": "full_attention_interval",
     "qwen3_next": "full_attention_interval",
 }
+LETTERS = "hybrid_override_pattern"
+LETTER = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
+NUMBERED = {"full_attn_layers": "full_attention", "kda_layers": "linear_attention"}
 LAYER_KINDS = ("layer_types", "no_rope_layers")
 SPECIAL = {"layer_types": "full_attention", "no_rope_layers": 0}
 
@@ -100,6 +103,20 @@ def mend_period(section: Json, text: PretrainedConfig) -> None:
         elif (period := _period(kinds, field)) is not None or not hasattr(type(text), name):
             section[name] = period  # a class that declares it as a number would not load null
         section[field] = list(kinds)
+
+
+def mend_kinds(section: Json, text: PretrainedConfig) -> None:
+    """Makes what some families' config.json says of the layers' kinds elsewhere say what layer_types does.
+
+    Nemotron-H has a letter for each layer, Kimi Linear the numbers of the layers of each kind, from 1.
+    """
+    kinds = getattr(text, "layer_types", None) or []
+    if isinstance(section.get(LETTERS), str) and all(kind in LETTER for kind in kinds):
+        section[LETTERS] = "".join(LETTER[kind] for kind in kinds)
+    numbers = section.get("linear_attn_config")
+    for name, kind in NUMBERED.items():
+        if isinstance(numbers, dict) and name in numbers:
+            numbers[name] = [number for number, found in enumerate(kinds, start=1) if found == kind]
 
 
 def _says(period: Any, kinds: Sequence[Any], field: str) -> bool:

@@ -36,12 +36,13 @@ def is_generative(model_type: str) -> bool:
 def check_decoder_only(path_or_id: str | Path, config: PretrainedConfig) -> None:
     """Raises UserError for all but decoder-only language models, of which multimodal ones may have one."""
     kind, decoder = config.model_type, getattr(config, "is_decoder", False)
-    seq2seq = kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and not decoder
+    text = text_config(config)
+    # transformers counts a language model that hears (text is a part of it) among these too.
+    seq2seq = kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and not decoder and text is config
     if config.is_encoder_decoder or seq2seq:
         raise UserError(
             f"{path_or_id} is an encoder-decoder (seq2seq) model, {kind}: only decoder-only models work"
         )
-    text = text_config(config)
     if text.is_encoder_decoder:
         raise UserError(
             f"{path_or_id} has an encoder-decoder (seq2seq) language model, {text.model_type}: "

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depthprune.errors import UserError
-from depthprune.model.shards import Shard
+from depthprune.model.shards import LAYER_LISTS, Shard
 
 if TYPE_CHECKING:
     from depthprune.model.sublayers import MlpFrom, Sides
 
-# What families call the list of their layers, where other lists happen to be as long.
-LAYER_LISTS = ("layers", "h", "blocks", "layer")
 # What published checkpoints call a module that transformers calls otherwise.
 STORED_AS = {"block_sparse_moe": "mlp"}
 

@@ -14,6 +14,8 @@ from depthprune.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# What families call the list of their layers, where other lists happen to be as long.
+LAYER_LISTS = ("layers", "h", "blocks", "layer")
 TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 LONGEST_HEADER = 100_000_000
 """Bytes; safetensors reads no longer one."""
