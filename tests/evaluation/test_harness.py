@@ -87,8 +87,8 @@ def test_a_run_folder_keeps_the_result_and_another_folder_none(tmp_path):
     (model / "depthprune").mkdir()
     (model / "depthprune" / "stages.json").write_text("{}")
     (model / "depthprune" / "published.json").write_text(json.dumps({"stage": "prune", "digest": "d"}))
-    paths = [keep(str(model), {"rows": {"model": number}}) for number in range(2)]
-    assert [read_json(path)["rows"]["model"] for path in paths] == [0, 1]
+    paths = [keep(str(model), {"rows": {"model": {"parameters": number}}}) for number in range(2)]
+    assert [read_json(path)["rows"]["model"]["parameters"] for path in paths] == [0, 1]
     assert read_json(paths[0])["published"] == {"stage": "prune", "digest": "d"}
 
 

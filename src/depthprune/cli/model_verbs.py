@@ -50,6 +50,19 @@ def export(
     typer.echo(f"{terminal.one_line(str(output))}: written as {format}; {', '.join(done)}")
 
 
+def push(
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    repo: Annotated[str, typer.Option(help="The model repository: owner/name. Made where there is none.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it a private one.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Put a finished run on the Hugging Face hub: model, card and evidence, once `verify` has passed it."""
+    from depthprune.export.hub import push as upload
+
+    address = upload(folder, repo, private, trust_remote_code)
+    typer.echo(f"{terminal.one_line(str(folder))}: pushed, {terminal.one_line(address)}")
+
+
 def verify(
     folder: Annotated[Path, typer.Argument(help="Model or run folder.")],
     trust_remote_code: TrustRemoteCode = False,

@@ -14,7 +14,7 @@ from depthprune.cli import process, terminal
 from depthprune.cli.bench_verb import bench
 from depthprune.cli.compare_verb import compare
 from depthprune.cli.interruption import LINE, Interrupted, interruptible
-from depthprune.cli.model_verbs import export, inspect, prune, verify
+from depthprune.cli.model_verbs import export, inspect, prune, push, verify
 from depthprune.cli.options import Json, Output
 from depthprune.cli.other_verbs import report, schema
 from depthprune.cli.run_verbs import evaluate, run, score, train
@@ -44,7 +44,7 @@ def demo(output: Output = Path("out/demo"), as_json: Json = False) -> None:
 
 # In the order of `depthprune --help`.
 _RUNS = (run, compare, score, prune, train, evaluate)
-_MODELS = (bench, verify, export, inspect, report)
+_MODELS = (bench, verify, export, push, inspect, report)
 for _verb in (*_RUNS, *_MODELS, methods, schema, demo):
     app.command()(_verb)
 

@@ -18,11 +18,9 @@ from depthprune.model.loading import load_model
 from depthprune.model.published import STAMPS, read_record
 from depthprune.pipeline.inputs import Inputs
 from depthprune.recipe.recipe import Recipe
+from depthprune.report.eval_results import KEPT, write_eval_results
 
 log = logging.getLogger("depthprune")
-
-KEPT = "lm-eval"
-"""In a run's own folder, a file a call."""
 
 
 def row_on_tasks(
@@ -92,6 +90,7 @@ def keep(model: str, found: dict[str, Any]) -> Path | None:
     try:
         path.parent.mkdir(exist_ok=True)
         write_json(path, content)
+        write_eval_results(root)
     except OSError as error:
         log.warning("the result is not kept in the run folder: %s", disk_fault(error) or error)
         return None

@@ -6,6 +6,7 @@ from depthprune.files import OWN, remove, write_json, write_text
 from depthprune.report.artifacts import read_artifacts, shown
 from depthprune.report.card import model_card
 from depthprune.report.environment import environment
+from depthprune.report.eval_results import write_eval_results
 from depthprune.report.mergekit import mergekit_plan
 from depthprune.report.page import html_page
 
@@ -28,3 +29,4 @@ def write_report(root: Path) -> None:
             write_text(own / "mergekit.yaml", mergekit_plan(run))
         if run.config is not None:
             write_text(root / "README.md", model_card(shown(run)))
+            write_eval_results(root)
