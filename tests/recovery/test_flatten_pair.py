@@ -41,9 +41,9 @@ BATCHES = [tiny_batch(batch_size=16, seed=seed) for seed in range(12)]
 
 
 def making(model, a: int = 2, b: int = 3) -> Making:
-    left = range(len(decoder_layers(model)))
-    ((_, fit),) = Stream(model, BATCHES[:9]).pairs(left, {(a, b)})
-    ((_, held_out),) = Stream(model, BATCHES[9:]).pairs(left, {(a, b)})
+    ends = {i: i for i in range(len(decoder_layers(model)))}
+    ((_, fit),) = Stream(model, BATCHES[:9]).pairs(ends, {(a, b)})
+    ((_, held_out),) = Stream(model, BATCHES[9:]).pairs(ends, {(a, b)})
     return Making(Pair(model, (a, b), fit, held_out), (1e-3, 1e-2, 1e-1))
 
 
@@ -115,6 +115,41 @@ def test_a_norm_after_the_sublayers_is_fitted_through(family):
     ways = making(model)
     found = min(ways.flatten(heads).error for heads in ways.pair.origins)
     assert found < min(ways.cut(0).error, ways.cut(1).error)
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "olmo2"])
+def test_no_gain_makes_up_for_weights_of_nothing(family):
+    model = tiny_model(family, seed=1)
+    first, second = (decoder_layers(model)[i] for i in (2, 3))
+    norms = ("post_attention_layernorm", "post_feedforward_layernorm")
+    nothing = -1.0 if family == "gemma3_text" else 0.0  # Gemma holds a gain less 1
+    with torch.no_grad():
+        for name in norms:
+            first.get_submodule(name).weight[:2] = nothing + torch.tensor([0.0, 1e-7])
+            second.get_submodule(name).weight[:2] = nothing + 3.0
+    ways = making(model)
+    made = ways.flatten("first")
+    assert made.error < min(ways.cut(0).error, ways.cut(1).error)
+    before = gradients(model, 2)
+    decoder_layers(model)[2] = made.layer
+    for name in norms:
+        assert (made.layer.get_submodule(name).weight - nothing).abs().max() < 30 * 3.0
+    for name, gradient in gradients(model, 2).items():
+        assert gradient < 100 * max(before.values()), name
+
+
+def gradients(model, i: int) -> dict[str, float]:
+    """The norm of the loss's gradient by each matrix of layer i."""
+    layer = decoder_layers(model)[i].requires_grad_()
+    inputs = BATCHES[0]["input_ids"]
+    model(input_ids=inputs, labels=inputs).loss.backward()
+    found = {
+        name: float(parameter.grad.norm())
+        for name, parameter in layer.named_parameters()
+        if parameter.dim() > 1 and parameter.grad is not None
+    }
+    model.zero_grad()
+    return found
 
 
 @pytest.mark.parametrize("family", REFUSED)

@@ -1,9 +1,12 @@
 """The search over pairs: what it keeps between steps, and what a killed one goes on from."""
 
 import pytest
+import torch
 from tiny import tiny_batch, tiny_model
 
 from depthprune.model.anatomy import decoder_layers
+from depthprune.model.hooks import record_layer_io
+from depthprune.model.skip import skipped
 from depthprune.recovery.base import Evidence, Taken
 from depthprune.recovery.flatten.flatten import Flatten
 from depthprune.recovery.flatten.search import Search
@@ -75,3 +78,30 @@ def test_of_fits_through_norms_the_best_is_refined():
     assert (refined.how, refined.heads, refined.rho) == min(
         ((step.error, (step.how, step.heads, step.rho)) for step in fitted), key=lambda one: one[0]
     )[1]
+
+
+def test_a_layer_is_fitted_to_what_the_whole_model_gives_there():
+    model = tiny_model("llama", seed=2)
+    whole = [record_layer_io(model, batch) for batch in BATCHES]
+    search = Search(model, Evidence(batches=BATCHES), 0.25, (0.1,))
+    cut = min(
+        (one for one in search._candidates(*making_of(search, (1, 2))) if one[0].how == "cut"),
+        key=lambda one: one[0].kept,
+    )
+    search.take(*cut)
+    assert (cut[0].kept, cut[0].removed) == (1, 2)
+    with skipped(model, [2]):
+        now = record_layer_io(model, BATCHES[0])
+    for pair, end in (((0, 1), 2), ((1, 3), 3)):
+        making, _ = making_of(search, pair)
+        state, real = making.pair.fit[0], BATCHES[0]["attention_mask"].bool()
+        torch.testing.assert_close(state.after[real], whole[0][end][1][real], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(state.before[real], now[pair[0]][0][real], rtol=1e-4, atol=1e-5)
+    making, removable = making_of(search, (3, 4))
+    assert making.pair.drift > 0
+    assert search.errors({(3, 4)})[3, 4] < min(made.error for made, _ in search._ways(making, removable))
+
+
+def making_of(search, pair):
+    (making,) = search.makings({pair})
+    return making, {*pair}

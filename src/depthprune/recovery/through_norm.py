@@ -15,6 +15,8 @@ TokenBatches = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
 
 # Steps after the closed form, each a pass over the tokens, and the relative decrease that is not worth one.
 STEPS, ENOUGH = 20, 1e-6
+# A gain is large beyond so many times the present one; columns then grow up to this share of the usual size.
+LARGE_GAIN, SMALL_COLUMN = 10.0, 0.1
 # Batches that take no more than this are held in memory between passes.
 HELD_BYTES = 2**30
 
@@ -155,15 +157,33 @@ class ThroughNorm:
         return weight * factor if factor > 0 else weight
 
     def _refitted(self, weight: Tensor) -> tuple[Tensor, Tensor, float]:
-        """A weight, the best gain for it, and the error that they leave."""
+        """A weight, the best gain for it, and the error that they leave.
+
+        A column of nearly nothing that a huge gain makes up for is made larger first: the gradients of such a
+        column are as huge, and no training would survive them.
+        """
+        gain, energy, error = self._best_gain(weight)
+        usual = self.norm.gain.abs().clamp(min=float(self.norm.gain.abs().mean()))
+        room = SMALL_COLUMN * (energy.mean() / energy.clamp(min=torch.finfo(energy.dtype).tiny)).sqrt()
+        growth = torch.minimum(gain.abs() / (LARGE_GAIN * usual), room).clamp(min=1)
+        if bool((growth == 1).all()):
+            return weight, gain, error
+        weight = weight * growth
+        gain, _, error = self._best_gain(weight)
+        return weight, gain, error
+
+    def _best_gain(self, weight: Tensor) -> tuple[Tensor, Tensor, float]:
+        """The best gain for a weight, Σ w·N(Wᵀf)² by channel [d], and the error that is left."""
         energy, cross, total = torch.zeros_like(self._energy), torch.zeros_like(self._energy), 0.0
         for f, target, w in self._computed():
             u, _ = self.norm.direction(f @ weight)
             energy += (w * u.square()).sum(0)
             cross += (w * target * u).sum(0)
             total += float((w * target.square()).double().sum())
-        gain = torch.where(energy > 0, cross / energy, self.norm.gain)
-        return weight, gain, total - float((gain * (2 * cross - gain * energy)).double().sum())
+        awake = energy > energy.mean() * _rounding(energy.dtype) ** 2
+        gain = torch.where(awake, cross / energy, self.norm.gain)
+        error = total - float((gain * (2 * cross - gain * energy)).double().sum())
+        return gain, energy, error
 
 
 class Eigen(NamedTuple):

@@ -15,9 +15,9 @@ from depthprune.recovery.flatten.merge import (
     put_reads,
     put_writes,
     settle_norm,
+    shared_norm,
     writes_in_stream,
 )
-from depthprune.recovery.flatten.norms import norm_of
 from depthprune.recovery.flatten.pair import Heads, Pair
 from depthprune.recovery.flatten.solve import Written, missed, solved
 from depthprune.recovery.through_norm import TokenBatches, held_if_small
@@ -74,7 +74,8 @@ class Attention:
 
     def _fit_through_norm(self, rhos: Sequence[float], refine: bool) -> tuple[Units, Written]:
         groups = self._strongest_groups()
-        columns, after = self._columns(groups), norm_of(self.like, self.branch)
+        columns = self._columns(groups)
+        after = shared_norm(self.pair.sources, self.branch, self.like, self.found.lengths[0])
         return groups, solved(
             lambda states: attention_tokens(self.pair, states, columns),
             self.pair,

@@ -18,12 +18,14 @@ from depthprune.recovery.flatten.merge import (
     put_reads,
     put_writes,
     settle_norm,
+    shared_norm,
     writes_in_stream,
 )
 from depthprune.recovery.flatten.norms import norm_of
 from depthprune.recovery.flatten.pair import Heads, Pair, written
 from depthprune.recovery.flatten.solve import Tokens, Written, solved
 from depthprune.recovery.flatten.stream import PairStates, Watched, in_float32
+from depthprune.recovery.norm_after import NormAfter
 
 # The energy of a channel that no sample woke, as a share of the mean.
 ASLEEP = 1e-6
@@ -73,7 +75,12 @@ class Making:
         layer = copy.deepcopy(source)
         start = rows(source.get_submodule(self.mlp.writes)).mT.double()
         fit = self._solved(
-            self.mlp, partial(self._mlp_tokens, source, heads), start, source, rhos or self.rhos, refine
+            self.mlp,
+            partial(self._mlp_tokens, source, heads),
+            start,
+            norm_of(source, self.mlp),
+            rhos or self.rhos,
+            refine,
         )
         put_writes(layer, self.mlp, fit)
         error = self.error(layer, heads)
@@ -122,13 +129,12 @@ class Making:
         branch: Branch,
         tokens: Callable[[Sequence[PairStates]], Tokens],
         start: Tensor,
-        like: nn.Module,
+        after: NormAfter | None,
         rhos: Sequence[float],
         refine: bool,
     ) -> Written:
-        """What a branch of `like` is to write."""
-        after, has_bias = norm_of(like, branch), self.pair.has_bias(branch.writes)
-        return solved(tokens, self.pair, start, after, has_bias, rhos, refine)
+        """What a branch is to write, through the norm after it if there is one."""
+        return solved(tokens, self.pair, start, after, self.pair.has_bias(branch.writes), rhos, refine)
 
     @cached_property
     def _first_pass(self) -> FirstPass:
@@ -136,22 +142,22 @@ class Making:
 
     def _put_mlp(self, layer: nn.Module, heads: Heads, rhos: Sequence[float], refine: bool) -> float:
         """Fits what the MLP writes, and the attention once more where both read the same; returns ρ."""
-        like = self.pair.sources[heads == "second"]
-        start = self._mlp_start(like)[self._chosen]
+        like, lengths = self.pair.sources[heads == "second"], self._first_pass.lengths[1]
+        after = shared_norm(self.pair.sources, self.mlp, like, lengths)
+        start = effective_writes(self.pair.sources, self.mlp, like, lengths)[self._chosen]
         if not self.pair.parts.parallel:
-            fit = self._solved(self.mlp, partial(self._mlp_tokens, layer, heads), start, like, rhos, refine)
+            fit = self._solved(self.mlp, partial(self._mlp_tokens, layer, heads), start, after, rhos, refine)
             put_writes(layer, self.mlp, fit)
             return fit.rho
         own = rows(layer.get_submodule(self.attention.writes)).mT.double()
         tokens = partial(self._joint_tokens, layer, heads)
-        fit = self._solved(self.attention, tokens, torch.cat([own, start]), like, rhos, refine)
+        fit = self._solved(
+            self.attention, tokens, torch.cat([own, start]), norm_of(like, self.attention), rhos, refine
+        )
         zero = None if fit.intercept is None else torch.zeros_like(fit.intercept)
         put_writes(layer, self.attention, Written(fit.rho, fit.weight[: len(own)], fit.intercept))
         put_writes(layer, self.mlp, Written(fit.rho, fit.weight[len(own) :], zero))
         return fit.rho
-
-    def _mlp_start(self, like: nn.Module) -> Tensor:
-        return effective_writes(self.pair.sources, self.mlp, like, self._first_pass.lengths[1])
 
     @cached_property
     def _chosen(self) -> Tensor:

@@ -1,7 +1,7 @@
 """One layer out of two: units of both, with the weights that a fit gave them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,10 @@ from depthprune.model.parts import Branch
 from depthprune.recovery.flatten.layout import Layout, rows
 from depthprune.recovery.flatten.norms import SMALL_GAIN, absorbed, affine, norm_of, settle, settled_gain
 from depthprune.recovery.flatten.solve import Written
+from depthprune.recovery.norm_after import NormAfter
+
+# Below this share of the other layer's gain one's own is too small for the other to be written in it.
+FAR_SMALLER = 0.1
 
 
 @dataclass(frozen=True)
@@ -99,21 +103,42 @@ def effective_writes(
 ) -> Tensor:
     """What both layers' linears write, one under the other, as a linear of the layer `like` would: [2n, d].
 
-    Where a norm follows, the gains of the others are expressed in the gain of `like`, and what they write is
-    brought to its length.
+    Where a norm follows, both are expressed in the gain of `shared_norm`, and what they write is brought to
+    the length of `like`.
 
     Args:
         lengths: the usual length that the norm divides by, of either layer.
     """
-    linears, after = writes_in_stream(pair, branch), norm_of(like, branch)
+    linears, after = writes_in_stream(pair, branch), shared_norm(pair, branch, like, lengths)
     if after is None:
         return torch.cat(linears)
-    own = after.norm.gain
-    small = own.abs() < SMALL_GAIN * own.abs().mean()
-    scale = lengths[[layer is like for layer in pair].index(True)]
+    gain, scale = after.norm.gain, lengths[_place(pair, like)]
     return torch.cat(
         [
-            torch.where(small, 0, linear / own) * (scale / length)
+            torch.where(gain == 0, 0, linear / gain) * (scale / length)
             for linear, length in zip(linears, lengths, strict=True)
         ]
     )
+
+
+@torch.no_grad()
+def shared_norm(
+    pair: Sequence[nn.Module], branch: Branch, like: nn.Module, lengths: Sequence[float]
+) -> NormAfter | None:
+    """The norm behind the last linear of `like`, with a gain in which both layers can write, if there is one.
+
+    It is its own, and of the other's size where that is far larger, unless the other writes nothing: a
+    channel that `like` hardly lets through could be written only by huge weights.
+    """
+    after, place = norm_of(like, branch), _place(pair, like)
+    other = norm_of(pair[1 - place], branch)
+    if after is None or other is None or lengths[1 - place] < SMALL_GAIN * lengths[place]:
+        return after
+    own, theirs = after.norm.gain, other.norm.gain
+    sign = torch.where(own < 0, -1.0, 1.0).to(own)
+    gain = torch.where(own.abs() < FAR_SMALLER * theirs.abs(), sign * theirs.abs(), own)
+    return replace(after, weight=nn.Parameter(after.stored(gain), requires_grad=False))
+
+
+def _place(pair: Sequence[nn.Module], layer: nn.Module) -> int:
+    return [one is layer for one in pair].index(True)

@@ -1,6 +1,6 @@
 """Two neighbouring layers, and what stands in the way of their becoming one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -96,15 +96,16 @@ class Pair:
     def has_bias(self, path: str) -> bool:
         return self.sources[0].get_submodule(path).bias is not None
 
-    @torch.no_grad()
     def error(self, layer: nn.Module, heads: Heads, states: Sequence[PairStates]) -> float:
         """The mean over tokens of ‖ĥ − h_b‖²/‖h_b‖², ĥ what the layer makes of the input of a."""
-        wide, total, tokens = in_float32(layer), 0.0, 0
-        for state in states:
-            missed = state.calls[heads == "second"](wide, state.before) - state.after
-            total += float((missed[state.real].double().square().sum(dim=1) * state.weights).sum())
-            tokens += int(state.real.sum())
-        return total / tokens
+        wide, side = in_float32(layer), int(heads == "second")
+        return _error(states, lambda state: state.calls[side](wide, state.before))
+
+    @cached_property
+    def drift(self) -> float:
+        """The error of the two as they are, on the held-out samples: of what was done before them."""
+        one, other = self.wide
+        return _error(self.held_out, lambda state: state.calls[1](other, state.calls[0](one, state.before)))
 
     def _common_parts(self) -> LayerParts:
         """The parts of both layers, which have to be alike."""
@@ -122,6 +123,16 @@ class Pair:
 def written(branch: Branch) -> str:
     """The module whose output a branch adds to the stream."""
     return branch.after or branch.writes
+
+
+@torch.no_grad()
+def _error(states: Sequence[PairStates], output: Callable[[PairStates], Tensor]) -> float:
+    total, tokens = 0.0, 0
+    for state in states:
+        missed = output(state) - state.after
+        total += float((missed[state.real].double().square().sum(dim=1) * state.weights).sum())
+        tokens += int(state.real.sum())
+    return total / tokens
 
 
 def _constants(module: nn.Module) -> dict[str, object]:

@@ -53,13 +53,14 @@ class Search:
         self.removed: list[int] = []
         self.steps: list[Step] = []
         self.whole = [self.layers[i] for i in range(len(self.layers))]
+        self._ends = {i: i for i in range(len(self.layers))}
         self.loss = mean_loss(model, self.held_out)
         self._refused: dict[Places, str] = {}
         self._tried: dict[Places, list[Tried]] = {}
 
     @property
     def left(self) -> list[int]:
-        return [i for i in range(len(self.layers)) if i not in self.removed]
+        return list(self._ends)
 
     def neighbours(self, removable: set[int]) -> list[Places]:
         """The pairs of which a layer may go."""
@@ -67,7 +68,7 @@ class Search:
 
     def makings(self, wanted: Collection[Places]) -> Iterator[Making]:
         """Each of these pairs as it is now, from the first layer on, but for those that cannot be one."""
-        fit, held_out = (stream.pairs(self.left, wanted) for stream in self.streams)
+        fit, held_out = (stream.pairs(self._ends, wanted) for stream in self.streams)
         for (places, fitted), (_, held) in zip(fit, held_out, strict=True):
             try:
                 yield Making(Pair(self.model, places, fitted, held), self.rhos, self.dtype)
@@ -75,7 +76,7 @@ class Search:
                 self._refused[places] = str(reason)
 
     def errors(self, wanted: Collection[Places]) -> dict[Places, float]:
-        """The smallest error of each pair made one at its output, ∞ where it cannot be one."""
+        """What making each pair one adds to the error at its output, at least; ∞ where it cannot be one."""
         found = dict.fromkeys(wanted, float("inf"))
         middle = (self.rhos[len(self.rhos) // 2],)
         for making in _told(self.makings(wanted), len(wanted), "pairs of layers, ranked"):
@@ -84,7 +85,7 @@ class Search:
             # Through a norm a closed form is only a start, and a refit ranks as well for half of the work.
             for heads in pair.origins if making.mlp.after is None else ():
                 made += self._flattened(making, heads, (middle, middle))
-            found[pair.first, pair.second] = min(one.error for one in made)
+            found[pair.first, pair.second] = min(one.error for one in made) - pair.drift
         return found
 
     def _flattened(self, making: Making, *arguments: Any) -> list[Made]:
@@ -184,6 +185,7 @@ class Search:
         """Makes the step: the layer stands for the pair."""
         self.layers[step.kept] = in_place_of(layer, self.whole[step.kept])
         self.removed.append(step.removed)
+        self._ends[step.kept] = max(self._ends[step.kept], self._ends.pop(step.removed))
         self.steps.append(step)
         self.loss = step.loss
         self._tried = {places: tried for places, tried in self._tried.items() if places[1] < step.first}
@@ -193,6 +195,7 @@ class Search:
         for i, layer in enumerate(self.whole):
             self.layers[i] = layer
         self.removed.clear()
+        self._ends = {i: i for i in range(len(self.layers))}
         self._tried.clear()
 
     def _ways(self, making: Making, removable: set[int]) -> Iterator[tuple[Made, int]]:

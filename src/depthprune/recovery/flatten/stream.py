@@ -25,7 +25,7 @@ class PairStates:
     """One batch at layers a and b, everything in float32.
 
     Attributes:
-        before, after: the input of a and the output of b, [B, T, d].
+        before, after: the input of a as the model is now, and what b gives in the whole model, [B, T, d].
         calls: of a and of b.
         real: the real tokens, [B, T].
     """
@@ -50,6 +50,7 @@ class Stream:
     @torch.no_grad()
     def __init__(self, model: nn.Module, batches: Sequence[Batch]) -> None:
         self.layers = decoder_layers(model)
+        self.whole = list(self.layers)
         self.batches = batches
         self._batches: list[tuple[Tensor, list[Call], Tensor]] = []
         for inputs, real in on_device(model, batches):
@@ -67,10 +68,10 @@ class Stream:
         return [hidden for hidden, _, _ in self._batches]
 
     @torch.no_grad()
-    def through(self, i: int, hidden: Sequence[Tensor]) -> list[Tensor]:
-        """What layer i makes of these hidden states."""
+    def through(self, i: int, hidden: Sequence[Tensor], layer: nn.Module | None = None) -> list[Tensor]:
+        """What layer i, or another one in its place, makes of these hidden states."""
         return [
-            calls[i](self.layers[i], states)
+            calls[i](layer or self.layers[i], states)
             for (_, calls, _), states in zip(self._batches, hidden, strict=True)
         ]
 
@@ -83,14 +84,22 @@ class Stream:
         return hidden
 
     def pairs(
-        self, left: Sequence[int], wanted: Collection[tuple[int, int]]
+        self, ends: Mapping[int, int], wanted: Collection[tuple[int, int]]
     ) -> Iterator[tuple[tuple[int, int], list[PairStates]]]:
-        """The states at each wanted pair of neighbours of the layers `left`, in one walk."""
-        hidden = self.entry()
-        for a, b in pairwise(left):
+        """The states at each wanted pair of neighbours, walking through the model and through the whole one.
+
+        Args:
+            ends: the layers that are there, ascending, each with the last of the whole model's layers that it
+                stands for, whose output it is to give.
+        """
+        hidden, targets, reached = self.entry(), self.entry(), 0
+        for a, b in pairwise(ends):
             between = self.through(a, hidden)
             if (a, b) in wanted:
-                yield (a, b), self._at(a, b, hidden, self.through(b, between))
+                for i in range(reached, ends[b] + 1):
+                    targets = self.through(i, targets, self.whole[i])
+                reached = ends[b] + 1
+                yield (a, b), self._at(a, b, hidden, targets)
             hidden = between
 
     def _at(self, a: int, b: int, before: list[Tensor], after: list[Tensor]) -> list[PairStates]:
