@@ -31,8 +31,8 @@ def comparison(name: str) -> list[str]:
     base, (dense,) = found["base"], [row for row in found["rows"] if row["ratio"] is None]
     whole = base["values"][0]
     lines = [
-        "| method | layers | parameters | accuracy | chosen in | layers that went |",
-        "|---|---|---|---|---|---|",
+        "| method | layers | parameters | accuracy | each seed | chosen in | layers that went (seed 1) |",
+        "|---|---|---|---|---|---|---|",
     ]
     cells = [
         "whole, untuned",
@@ -40,15 +40,15 @@ def comparison(name: str) -> list[str]:
         _millions(base),
         f"{whole['value']:.3f} ± {whole['stderr']:.3f}",
     ]
-    lines.append(_row(*cells, "–", "–"))
+    lines.append(_row(*cells, "–", "–", "–"))
     for row in (dense, *(row for row in found["rows"] if row["ratio"] is not None)):
         (value,) = row["values"]
-        spread = value["stderr"] if value["sd"] is None else value["sd"]
+        each = ", ".join(f"{accuracy:.3f}" for accuracy in value["each"])
         gone = ", ".join(map(str, row["removed"][0])) or "–"
         size = "whole" if row["ratio"] is None else f"{row['ratio']:.0%} gone"
         seconds = f"{row['seconds']['choosing']:.0f} s" if gone != "–" else "–"
         cells = [f"{row['method']}, {size}", row["layers"], _millions(row)]
-        lines.append(_row(*cells, f"{value['mean']:.3f} ± {spread:.3f}", seconds, gone))
+        lines.append(_row(*cells, f"{value['mean']:.3f} ± {value['stderr']:.3f}", each, seconds, gone))
     return lines
 
 

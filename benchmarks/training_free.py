@@ -27,6 +27,8 @@ from depthprune.files import write_json
 from depthprune.pipeline.run import evaluate_model
 
 LAB = Path("../shared/lab")
+LENGTH = 128
+"""Tokens of a sample, for every method."""
 UNTRAINED = {"training.method": "none"}
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "loss, iterative (SLEB)": ("sleb", {}),
@@ -98,6 +100,7 @@ def measure(cell: Cell, asked: argparse.Namespace) -> None:
         "model": asked.model,
         "calibration": asked.calibration,
         "calibration_samples.samples": asked.samples,
+        "calibration_samples.length": LENGTH,
         "arithmetic": "float32",
         "seed": cell.draw,
         **settings,
@@ -236,7 +239,7 @@ def main() -> None:
     parser.add_argument("--choices", nargs="+", default=list(CHOICES), choices=CHOICES)
     repairs = sorted({repair for choice in CHOICES for repair in repairs_of(choice)})
     parser.add_argument("--repairs", nargs="+", default=repairs, choices=repairs)
-    parser.add_argument("--samples", type=int, default=128, help="of calibration, of 128 tokens each")
+    parser.add_argument("--samples", type=int, default=128, help=f"of calibration, of {LENGTH} tokens each")
     parser.add_argument("--limit", type=int, default=200, help="windows of 256 of each text")
     parser.add_argument("--repair-layers", type=int, help="1 is the paper's projection")
     parser.add_argument("--json", type=Path, help="also writes all that is there into this file")
@@ -253,7 +256,7 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"{torch.get_num_threads()} thread(s); {Path(asked.model).name}, "
-        f"{asked.samples} x 128 tokens of "
+        f"{asked.samples} x {LENGTH} tokens of "
         f"{Path(asked.calibration).name}, {asked.limit} windows of 256\n"
     )
     print(table(asked))

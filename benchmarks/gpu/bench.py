@@ -219,6 +219,7 @@ def igia(bench: Bench) -> list[list[str]]:
         trainer.train()
         spooled = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
         trainer.accelerator.unwrap_model(trainer.model).unload()
+    bench.model.gradient_checkpointing_disable()  # which other parts do not use
     bench.model.requires_grad_(False)
     without, recorded = (statistics.median(recorder.seconds[kind][2:]) for kind in (False, True))
     ratio = f"{recorded / without:.3f}×"

@@ -32,12 +32,14 @@ def estimate(model: nn.Module, tokens: int, removed: int, tried: int, held_out: 
     channels = max(down.parameter.shape) if down else 0
     heads = getattr(text, "head_dim", None) or width // text.num_attention_heads
     attention = 2 * text.num_attention_heads * heads
-    states = tokens * width * 4 * 6  # the entry, what enters the pair, before and behind it in float32
+    # The entry, what enters the pair, the whole model's states there, before and behind it in float32.
+    states = tokens * width * 4 * 7
     grams = 8 * (MATRICES * max(attention, channels) ** 2 + attention * width + channels * width)
     copies = 4 * 4 * sum(parameter.numel() for parameter in layers[0].parameters())
     of_one_layer = RANKING * (len(layers) - 1 + 2 * (removed - 1)) + TRYING * tried * removed
     losses = LOSSES * tried * removed * len(layers) / 2 * held_out
-    again = (RANKING + len(layers) / 2) * removed
+    walks = 2 * 2 * len(layers) / 2  # to rank and to try: through what is left and through the whole model
+    again = (RANKING + walks) * removed
     return {
         "memory": int(states + grams + copies),
         "passes": round((of_one_layer + losses + again) / len(layers)),
