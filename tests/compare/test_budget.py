@@ -22,13 +22,16 @@ UNTRAINED = {
 def test_what_does_not_fit_is_left_and_done_by_the_next_call(tmp_path):
     given = {"recipes": ("reverse",), "settings": UNTRAINED}
     one, two = cells(tmp_path, **given), cells(tmp_path, **given, seeds=2)
-    assert estimate_grid(one, tmp_path / "out")["seconds"] is None
+    before = estimate_grid(one, tmp_path / "out")
+    assert before["seconds"] >= 0 and before["seconds_by"] == "first batches"
+    assert not (tmp_path / "out").exists()
     compare(one, tmp_path / "out")
     found = compare(two, tmp_path / "out", budget=0.0)
     assert found == json.loads((tmp_path / "out/comparison.json").read_text())
     assert [row["seeds"] for row in found["rows"]] == [[1]]
     assert found["missing"] == [two[1].name] and not found["failed"]
-    assert estimate_grid(two, tmp_path / "out")["seconds"] > 0
+    after = estimate_grid(two, tmp_path / "out")
+    assert after["seconds"] > 0 and after["seconds_by"] == "runs"
     found = compare(two, tmp_path / "out", budget=3600.0)
     assert [row["seeds"] for row in found["rows"]] == [[1, 2]] and not found["missing"]
 

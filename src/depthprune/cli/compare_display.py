@@ -8,6 +8,13 @@ from depthprune.compare.terminal import comparison_table
 from depthprune.cost import spoken
 from depthprune.errors import plain_values
 
+TIMES = {
+    "runs": "time for the rest: {}, if each takes as long as those like it did",
+    "first batches": "tuning and measuring: {} or more, by the first batches of the whole model; loading, "
+    "choosing layers, teachers and repairs come on top",
+}
+"""What an estimate of the time says, by what it is made from."""
+
 
 def show_comparison(found: dict[str, Any], folder: Path, as_json: bool) -> None:
     """The table of a comparison, and what its tests allow to say."""
@@ -45,6 +52,4 @@ def show_grid(found: dict[str, Any], as_json: bool) -> None:
         print_line(f"the search adds at most {one['runs']} runs of {one['method']}, {size(one['disk'])}")
     print_line(f"disk needed: {size(found['disk_needed'])}, free: {size(found['disk_free'])}")
     if found["seconds"]:
-        print_line(
-            f"time for the rest: {spoken(found['seconds'])}, if each takes as long as those like it did"
-        )
+        print_line(TIMES[found["seconds_by"]].format(spoken(found["seconds"])))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.compare.budget import Times
+from depthprune.compare.first_batches import seconds_at_least
 from depthprune.compare.grid import Cell, Grid
 from depthprune.compare.keep import most_runs, search_of
 from depthprune.compare.limit import Limit
@@ -29,12 +30,14 @@ def estimate_search(grid: Grid, limit: Limit, output: Path, **sources: Any) -> d
 def estimate_grid(cells: Sequence[Cell], output: Path) -> dict[str, Any]:
     """Each run with its layers, steps and disk, whether it is done, and what all need that are not.
 
-    `seconds` is by the runs that are done in this folder; None where there is none.
+    `seconds` is by the runs that are done in this folder, or where there is none by the first batches of
+    tuning and measuring: `seconds_by` says which.
     """
-    found = []
+    found, estimates = [], []
     for cell in cells:
         folder = RunFolder(output / RUNS / cell.name)
         one = estimate(cell.recipe, folder.root)
+        estimates.append(one)
         found.append(
             {
                 "run": cell.name,
@@ -47,9 +50,11 @@ def estimate_grid(cells: Sequence[Cell], output: Path) -> dict[str, Any]:
         )
     times = Times()
     times.look_at(cells, output / RUNS)
+    seconds = times.left(cells) if times.took else seconds_at_least(cells, estimates)
     return {
         "runs": found,
-        "seconds": round(times.left(cells), 1) if times.took else None,
+        "seconds": None if seconds is None else round(seconds, 1),
+        "seconds_by": "runs" if times.took else "first batches",
         "disk_needed": sum(one["disk"] for one in found if not one["done"]),
         "disk_free": free_disk(output),
     }
