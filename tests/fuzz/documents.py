@@ -80,7 +80,7 @@ def _change(draw: Any, holder: Any, key: Any, others: "st.SearchStrategy[Any]") 
     elif how == "add" and isinstance(holder, dict):
         holder[draw(st.text(max_size=8) | st.sampled_from(ODD_TEXT))] = draw(others)
     elif how == "nest":
-        holder[key] = deep(draw(st.sampled_from([1, 30, 500])))
+        holder[key] = deep(draw(st.sampled_from([1, 30, 100])))
     elif how == "swap":
         other = draw(st.sampled_from(list(holder if isinstance(holder, dict) else range(len(holder)))))
         holder[key], holder[other] = holder[other], holder[key]

@@ -2,11 +2,9 @@
 
 import json
 import logging
-import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -23,14 +21,12 @@ from depthprune.model.quantised import check_not_quantised
 from depthprune.model.quantised_layers import Renumbering, mended_files, module_names
 from depthprune.model.saving import write_config
 from depthprune.model.shard_writing import Piece, pieces_of
-from depthprune.model.shards import Shard
+from depthprune.model.shards import Shard, same_bytes
 from depthprune.model.skeleton import skeleton
 from depthprune.model.sublayers import MlpFrom
 from depthprune.model.traits import Shallower, shallower
 
 log = logging.getLogger("depthprune.model.checkpoint")
-
-COMPARED_BYTES = 2**18
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,7 @@ class Cut:
 
     Attributes:
         folder: the whole checkpoint.
+        moves: which tensors stay, and their names.
         pieces: the tensors of the result.
         unused: tensors of the whole checkpoint that transformers has no use for; None where that is not known
             (quantised), or is of no interest, since the others have the names that they have in memory.
@@ -48,6 +45,7 @@ class Cut:
     folder: Path
     config: PretrainedConfig
     change: Shallower
+    moves: Moves
     pieces: list[Piece]
     renumbering: Renumbering
     unused: list[str] | None
@@ -96,7 +94,9 @@ def cut_of(
     renumbering = _renumbering(shards, whole, prefix, change.kept)
     mended_files(folder, renumbering)  # refuses now what it would refuse once all is written
     pieces, untied = pieces_of(shards, moves.renamed), _unties(shards, whole)
-    return Cut(folder, config, change, pieces, renumbering, unused, untied, trust_remote_code)
+    return Cut(
+        folder, config, change, moves, pieces, renumbering, unused, untied, trust_remote_code
+    )
 
 
 def _write_config(
@@ -152,33 +152,12 @@ def _unties(shards: Sequence[Shard], whole: PreTrainedModel) -> bool:
     for target, source in getattr(whole, "all_tied_weights_keys", {}).items():
         ends = [".".join(name.split(".")[-2:]) for name in (target, source)]
         found = [
-            (shard, tensor)
+            shard.place(name)
             for end in ends
             for shard in shards
-            for name, tensor in shard.tensors.items()
+            for name in shard.tensors
             if f".{name}".endswith(f".{end}")
         ]
-        if len(found) == 2 and not _same_bytes(*found):
+        if len(found) == 2 and not same_bytes(*found):
             return True
     return False
-
-
-def _same_bytes(one: tuple[Shard, dict[str, Any]], other: tuple[Shard, dict[str, Any]]) -> bool:
-    with one[0].path.open("rb") as left, other[0].path.open("rb") as right:
-        pieces = [
-            _blocks(file, shard.data_start + tensor["data_offsets"][0], _size(tensor))
-            for file, (shard, tensor) in ((left, one), (right, other))
-        ]
-        return _size(one[1]) == _size(other[1]) and all(map(operator.eq, *pieces))
-
-
-def _blocks(source: BinaryIO, start: int, length: int) -> Iterator[bytes]:
-    source.seek(start)
-    while length and (block := source.read(min(length, COMPARED_BYTES))):
-        length -= len(block)
-        yield block
-
-
-def _size(tensor: dict[str, Any]) -> int:
-    begin, end = tensor["data_offsets"]
-    return end - begin

@@ -52,11 +52,12 @@ def load_config(path_or_id: str | Path, trust_remote_code: bool = False) -> Pret
             found = _check_hub_id(str(path_or_id))
         _check_code(path_or_id, found, trust_remote_code)
         config = AutoConfig.from_pretrained(path_or_id, trust_remote_code=trust_remote_code)
-    check_decoder_only(path_or_id, config)
-    if not 1 <= num_layers(config) <= MOST_LAYERS:
-        raise UserError(f"{path_or_id}: its config says that it has {num_layers(config)} layers: correct it")
-    if config.dtype is None and text_config(config).dtype is None:
-        config.dtype = _dtype_of_files(path_or_id)
+        check_decoder_only(path_or_id, config)
+        depth = num_layers(config)  # text_config, too, may be whatever the file says
+        if not 1 <= depth <= MOST_LAYERS:
+            raise UserError(f"{path_or_id}: its config says that it has {depth} layers: correct it")
+        if config.dtype is None and text_config(config).dtype is None:
+            config.dtype = _dtype_of_files(path_or_id)
     return config
 
 

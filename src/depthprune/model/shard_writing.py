@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from depthprune.files import sync
 from depthprune.model.ranges import copy_range
-from depthprune.model.shards import INDEX, SINGLE, Shard, torn
+from depthprune.model.shards import INDEX, SINGLE, Place, Shard, torn
 
 LARGEST_SHARD = 5 * 10**9
 """Bytes of tensors in a file, as the hub likes them; a larger tensor has a file to itself."""
@@ -37,6 +37,10 @@ class Piece:
     def size(self) -> int:
         begin, end = self.stored["data_offsets"]
         return end - begin
+
+    @property
+    def place(self) -> Place:
+        return self.shard.path, self.start, self.size
 
     @property
     def element_bytes(self) -> int:
@@ -123,11 +127,11 @@ def _header(pieces: Sequence[Piece]) -> bytes:
     return encoded + b" " * (-len(encoded) % 8)  # the data begins aligned, as the format's own writer has it
 
 
-def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[Path, int, int]]:
-    """(file, start, bytes) of neighbours that are neighbours in the source, too."""
-    run: tuple[Path, int, int] | None = None
+def _runs(pieces: Sequence[Piece]) -> Iterator[Place]:
+    """The places of neighbours that are neighbours in the source, too, as one."""
+    run: Place | None = None
     for piece in pieces:
-        path, start, size = piece.shard.path, piece.start, piece.size
+        path, start, size = piece.place
         if run is not None and (run[0], run[1] + run[2]) == (path, start):
             run = (path, run[1], run[2] + size)
             continue

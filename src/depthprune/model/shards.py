@@ -2,11 +2,12 @@
 
 import json
 import math
+import operator
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
@@ -19,6 +20,9 @@ LAYER_LISTS = ("layers", "h", "blocks", "layer")
 TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 LONGEST_HEADER = 100_000_000
 """Bytes; safetensors reads no longer one."""
+COMPARED_BYTES = 2**18
+Place = tuple[Path, int, int]
+"""A file, where in it something begins, and how many bytes it has."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,11 @@ class Shard:
     tensors: dict[str, dict[str, Any]]
     metadata: dict[str, str]
     data_start: int
+
+    def place(self, name: str) -> Place:
+        """Where a tensor's bytes lie."""
+        begin, end = self.tensors[name]["data_offsets"]
+        return self.path, self.data_start + begin, end - begin
 
 
 def read_shard(path: Path) -> Shard:
@@ -167,3 +176,17 @@ def stored_dtype(shards: Sequence[Shard]) -> str | None:
             if tensor["dtype"] in TORCH_DTYPES:
                 counts[TORCH_DTYPES[tensor["dtype"]]] += math.prod(tensor["shape"])
     return counts.most_common(1)[0][0] if counts else None
+
+
+def same_bytes(one: Place, other: Place) -> bool:
+    """Whether two places hold the same."""
+    with one[0].open("rb") as left, other[0].open("rb") as right:
+        blocks = (_blocks(file, *place[1:]) for file, place in ((left, one), (right, other)))
+        return one[2] == other[2] and all(map(operator.eq, *blocks))
+
+
+def _blocks(source: BinaryIO, start: int, length: int) -> Iterator[bytes]:
+    source.seek(start)
+    while length and (block := source.read(min(length, COMPARED_BYTES))):
+        length -= len(block)
+        yield block

@@ -4,7 +4,7 @@ A folder passes when its files are whole, reloading it leaves no tensor missing 
 finite, those computed with the KV cache are those computed without, and `generate` runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from depthprune.model.model_types import is_generative
 from depthprune.model.published import planned_depth, publishing_fault
 from depthprune.model.quantised import quantisation
 from depthprune.model.saving import Base, read_base, write_as_base, write_for_engines
-from depthprune.model.shards import read_shards
+from depthprune.model.shard_writing import Piece
+from depthprune.model.shards import read_shards, same_bytes
 from depthprune.model.staging import staged
 
 
@@ -115,6 +116,44 @@ def save_verified(
     with staged(folder) as saved, _as_when_used(inner):
         if fault := _saving_fault(inner, tokenizer, saved, base):
             raise GateError(f"{inner.config.model_type} does not survive saving: {fault}")
+
+
+def check_copied(
+    folder: Path, pieces: Sequence[Piece], dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+) -> int:
+    """Checks a checkpoint that was made of these stored tensors; returns how many parameters it has.
+
+    Takes one copy of the model on `device`; on a CPU its weights stay in the files. Raises GateError with the
+    reason.
+    """
+    try:
+        fault, parameters = _copying_fault(folder, pieces, dtype, device, trust_remote_code)
+    except Exception as error:  # as in `_saving_fault`
+        if disk_fault(error):
+            raise
+        fault, parameters = one_line(error), 0
+    if fault is not None:
+        raise GateError(f"{folder}: it does not survive saving: {fault}")
+    return parameters
+
+
+def _copying_fault(
+    folder: Path, pieces: Sequence[Piece], dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+) -> tuple[str | None, int]:
+    found = {name: shard.place(name) for shard in read_shards(folder) for name in shard.tensors}
+    for piece in pieces:
+        if not same_bytes(found[piece.name], piece.place):
+            return f"{piece.name} is not what it was", 0
+    model, unused = load_with_report(folder, device=device, trust_remote_code=trust_remote_code)
+    if unused:
+        return f"{unused[0]} is unexpected on reload", 0
+    if model.dtype != dtype:
+        return f"its dtype is {model.dtype} on reload instead of {dtype}", 0
+    if has_tokenizer(folder):
+        load_tokenizer(folder, trust_remote_code)
+    with _own_random_state():
+        fault = tying_fault(model) or running_fault(model)
+    return fault, sum(parameter.numel() for parameter in model.parameters())
 
 
 @contextmanager

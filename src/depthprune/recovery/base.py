@@ -95,6 +95,13 @@ class RecoverySettings(Settings):
         """The plan with `merged_into` filled in by recoveries that merge; refuses plans it cannot repair."""
         return plan
 
+    def parts(self, plan: Plan) -> list[tuple[Plan, set[int]]] | None:
+        """Plans that repair one after the other what the whole one does, each with all the layers it reads.
+
+        None for recoveries that read the whole model.
+        """
+        return None
+
     def check(self, model: "torch.nn.Module") -> None:
         """Raises `UserError` where this recovery cannot work on this model, whatever the plan."""
 

@@ -16,6 +16,10 @@ class NoRecovery(RecoverySettings):
     paper: ClassVar[str] = "–"
     method: Literal["none"] = "none"
 
+    def parts(self, plan: Plan) -> list[tuple[Plan, set[int]]]:
+        """Reads no layer."""
+        return [(plan, set())]
+
     def __call__(self, model: "torch.nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Changes nothing."""
         return {"changed_layers": []}

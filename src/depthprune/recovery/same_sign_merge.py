@@ -1,5 +1,6 @@
 """Same-sign merging (GradPruner, arXiv:2601.19503): a removed layer's strongest weights live on."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -62,6 +63,14 @@ class SameSignMerge(RecoverySettings):
                 f"recovery.layers is {self.layers} and {removed} layers are removed: merge 0 to {removed}"
             )
         return self.layers
+
+    def parts(self, plan: Plan) -> list[tuple[Plan, set[int]]]:
+        """A kept layer at a time, with those that are merged into it."""
+        found = []
+        for kept in sorted(set(plan.merged_into.values())):
+            part = {gone: into for gone, into in plan.merged_into.items() if into == kept}
+            found.append((replace(plan, merged_into=part), {kept, *part}))
+        return found or [(plan, set())]
 
     def __call__(self, model: "torch.nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Merges in place, one linear at a time, from the factor pairs that the scoring spooled."""
