@@ -60,6 +60,15 @@ def test_a_broken_config(folder, text, reason):
     assert reason in refused(load_config, folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("text_config", [[0.0], None]), ("text_config", "llama"), ("decoder", [1])]
+)
+def test_a_part_that_is_no_config(folder, key, value):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert "its config cannot be loaded" in refused(load_config, folder)
+
+
 def test_an_unknown_model_type(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "abacus"}))
     assert "its config cannot be loaded" in refused(load_config, folder)

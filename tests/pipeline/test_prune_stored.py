@@ -13,6 +13,7 @@ from tiny_tokenizer import tiny_tokenizer
 
 from depthprune.files import remove
 from depthprune.model.arithmetic import Arithmetic
+from depthprune.model.loading import load_model
 from depthprune.model.shard_writing import pieces_of
 from depthprune.model.shards import read_shards
 from depthprune.model.verify import GateError, check_copied
@@ -87,7 +88,7 @@ def test_merged_layers(tmp_path):
     [
         ({}, Plan(6, (), silenced={1: ("mlp",)})),
         ({"dtype": "bfloat16"}, Plan(6, (1,))),
-        ({"recovery.method": "projection"}, Plan(6, (1,))),
+        ({"recovery.method": "projection", "calibration_samples": {"samples": 8}}, Plan(6, (1,))),
     ],
 )
 def test_what_needs_the_model_is_left_to_it(changes, plan, tmp_path):
@@ -99,13 +100,15 @@ def test_what_needs_the_model_is_left_to_it(changes, plan, tmp_path):
 def test_the_gate_of_copied_tensors(tmp_path):
     folder = model_folder(tmp_path / "model")
     pieces = pieces_of(read_shards(folder), lambda name: name)
-    cpu = torch.device("cpu")
-    total = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
-    assert check_copied(folder, pieces, torch.float32, cpu, False) == total
+    check_copied(folder, pieces, load_model(folder))
     with pytest.raises(GateError, match="dtype"):
-        check_copied(folder, pieces, torch.bfloat16, cpu, False)
+        check_copied(folder, pieces, load_model(folder, "bfloat16"))
+    deeper = load_model(folder)
+    deeper.model.layers[0].self_attn.scaling *= 2
+    with pytest.raises(GateError, match="logits differ"):
+        check_copied(folder, pieces, deeper)
     other = model_folder(tmp_path / "changed")
     path = other / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(GateError, match="is not what it was"):
-        check_copied(other, pieces, torch.float32, cpu, False)
+        check_copied(other, pieces, load_model(other))

@@ -94,9 +94,7 @@ def cut_of(
     renumbering = _renumbering(shards, whole, prefix, change.kept)
     mended_files(folder, renumbering)  # refuses now what it would refuse once all is written
     pieces, untied = pieces_of(shards, moves.renamed), _unties(shards, whole)
-    return Cut(
-        folder, config, change, moves, pieces, renumbering, unused, untied, trust_remote_code
-    )
+    return Cut(folder, config, change, moves, pieces, renumbering, unused, untied, trust_remote_code)
 
 
 def _write_config(

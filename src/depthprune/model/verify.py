@@ -118,42 +118,37 @@ def save_verified(
             raise GateError(f"{inner.config.model_type} does not survive saving: {fault}")
 
 
-def check_copied(
-    folder: Path, pieces: Sequence[Piece], dtype: torch.dtype, device: torch.device, trust_remote_code: bool
-) -> int:
-    """Checks a checkpoint that was made of these stored tensors; returns how many parameters it has.
+def check_copied(folder: Path, pieces: Sequence[Piece], meant: PreTrainedModel) -> None:
+    """Checks a checkpoint that was made of these stored tensors; raises GateError with the reason.
 
-    Takes one copy of the model on `device`; on a CPU its weights stay in the files. Raises GateError with the
-    reason.
+    Args:
+        meant: the model with its layers removed in memory. Its weights may be those of before a repair: they
+            are not looked at. On a CPU they stay in the files, as those of the reloaded copy do.
     """
     try:
-        fault, parameters = _copying_fault(folder, pieces, dtype, device, trust_remote_code)
+        fault = _copying_fault(folder, pieces, meant)
     except Exception as error:  # as in `_saving_fault`
         if disk_fault(error):
             raise
-        fault, parameters = one_line(error), 0
+        fault = one_line(error)
     if fault is not None:
-        raise GateError(f"{folder}: it does not survive saving: {fault}")
-    return parameters
+        raise GateError(f"{meant.config.model_type} does not survive saving: {fault}")
 
 
-def _copying_fault(
-    folder: Path, pieces: Sequence[Piece], dtype: torch.dtype, device: torch.device, trust_remote_code: bool
-) -> tuple[str | None, int]:
+def _copying_fault(folder: Path, pieces: Sequence[Piece], meant: PreTrainedModel) -> str | None:
     found = {name: shard.place(name) for shard in read_shards(folder) for name in shard.tensors}
     for piece in pieces:
         if not same_bytes(found[piece.name], piece.place):
-            return f"{piece.name} is not what it was", 0
-    model, unused = load_with_report(folder, device=device, trust_remote_code=trust_remote_code)
-    if unused:
-        return f"{unused[0]} is unexpected on reload", 0
-    if model.dtype != dtype:
-        return f"its dtype is {model.dtype} on reload instead of {dtype}", 0
-    if has_tokenizer(folder):
-        load_tokenizer(folder, trust_remote_code)
+            return f"{piece.name} is not what it was"
+    reloaded, fault = _reloaded(folder, meant)
     with _own_random_state():
-        fault = tying_fault(model) or running_fault(model)
-    return fault, sum(parameter.numel() for parameter in model.parameters())
+        return (
+            fault
+            or tying_fault(reloaded)
+            or logits_fault(meant, reloaded)
+            or buffer_fault(meant, reloaded)
+            or running_fault(reloaded)
+        )
 
 
 @contextmanager
@@ -189,27 +184,16 @@ def _saving_fault(
         if fault := tying_fault(model) or running_fault(model):
             return fault
         _save(model, saved)
-        code = bool(getattr(model.config, "auto_map", None))
         if tokenizer is not None:
             tokenizer.save_pretrained(saved)
         if base is not None:
             write_as_base(model, base, saved)
-            if has_tokenizer(saved):
-                load_tokenizer(saved, code)
         else:
             write_for_engines(model, saved)
-        reloaded, unused = load_with_report(
-            saved,
-            device=model.device,
-            trust_remote_code=code,
-            attn_implementation=_attentions(model.config),
-        )
-        if unused:
-            return f"{unused[0]} is unexpected on reload"
-        if reloaded.dtype != model.dtype:
-            return f"its dtype is {reloaded.dtype} on reload instead of {model.dtype}"
+        reloaded, fault = _reloaded(saved, model)
         return (
-            tensor_fault(model, reloaded)
+            fault
+            or tensor_fault(model, reloaded)
             or logits_fault(model, reloaded)
             or buffer_fault(model, reloaded)  # behind a pass of both: some families set theirs by the length
             or running_fault(reloaded)
@@ -224,6 +208,24 @@ def _attentions(config: PretrainedConfig) -> dict[str, str]:
     """How each part of a model computes its attention, as `from_pretrained` takes it; "" is the outer one."""
     parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
     return {name: part._attn_implementation for name, part in {"": config, **parts}.items()}
+
+
+def _reloaded(folder: Path, model: PreTrainedModel) -> tuple[PreTrainedModel, str | None]:
+    """What was saved of `model`, on the same device, and what is wrong with how it loads."""
+    code = bool(getattr(model.config, "auto_map", None))
+    reloaded, unused = load_with_report(
+        folder,
+        device=model.device,
+        trust_remote_code=code,
+        attn_implementation=_attentions(model.config),
+    )
+    if unused:
+        return reloaded, f"{unused[0]} is unexpected on reload"
+    if reloaded.dtype != model.dtype:
+        return reloaded, f"its dtype is {reloaded.dtype} on reload instead of {model.dtype}"
+    if has_tokenizer(folder):
+        load_tokenizer(folder, code)
+    return reloaded, None
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:

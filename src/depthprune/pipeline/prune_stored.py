@@ -13,6 +13,7 @@ from depthprune.model.few_layers import lies_as_in_memory, loaded, save_layer
 from depthprune.model.shard_writing import Piece, write_shards
 from depthprune.model.shards import Shard, read_shard, read_shards
 from depthprune.model.staging import staged
+from depthprune.model.surgery import remove_layers
 from depthprune.model.verify import check_copied
 from depthprune.pipeline.job import Job
 from depthprune.recovery.base import Evidence
@@ -41,9 +42,11 @@ def prune_stored(job: Job, plan: Plan) -> tuple[dict[str, Any], int] | None:
         pieces = _with_changed(cut, [read_shard(path) for path in sorted(changed.iterdir())])
         write_shards(pieces, written)
         cut.write_beside(written)
-        parameters = check_copied(written, pieces, job.dtype, job.state.device, job.recipe.trust_remote_code)
+        model: Any = job.load(str(job.recipe.model), job.dtype)
+        remove_layers(model, plan.removed, plan.mlp_from)
+        check_copied(written, pieces, model)
         delete(changed)
-    return report, parameters
+    return report, sum(parameter.numel() for parameter in model.parameters())
 
 
 def _cut(job: Job, plan: Plan) -> tuple[list[Shard], Cut] | None:
