@@ -88,7 +88,7 @@ def test_killed_anywhere_it_ends_with_the_same_table(tmp_path):
     assert not list(Path(tmp_path / "out").rglob("gradients"))
 
 
-def test_the_verb_shows_the_grid_then_the_table(tmp_path, capsys, monkeypatch):
+def test_the_verb_shows_the_table_and_the_grid(tmp_path, capsys, monkeypatch):
     from depthprune.cli import verbs
 
     sources = recipe(tmp_path)
@@ -102,11 +102,13 @@ def test_the_verb_shows_the_grid_then_the_table(tmp_path, capsys, monkeypatch):
             verbs.main()
         return ended.value.code or 0, capsys.readouterr()
 
-    code, printed = said("--dry-run", "--json")
-    assert code == 0 and len(json.loads(printed.out)["runs"]) == 2 and not (tmp_path / "out").exists()
     code, printed = said()
     shown = "".join(printed.out.split())  # a narrow terminal breaks long lines anywhere
     assert code == 0 and "untuned" in shown and "out/report.html" in shown
+    code, printed = said("--dry-run", "--json")
+    planned = json.loads(printed.out)
+    assert code == 0 and [one["done"] for one in planned["runs"]] == [True, True]
+    assert (planned["seconds"], planned["seconds_by"]) == (0, "runs")
     code, printed = said("--ratios", "a quarter")
     assert code == 2 and printed.err.strip().count("\n") == 0
 
