@@ -62,7 +62,7 @@ def _written(found: dict[str, Any]) -> str:
     version = found["transformers"]
     return (
         f"\nWith transformers {version}, of the {len(causal)} types of `AutoModelForCausalLM`:\n\n"
-        f"{_lists(causal)}\nOf the {len(images)} more of `AutoModelForImageTextToText`:\n\n{_lists(images)}\n"
+        f"{_lists(causal)}\nOf {len(images)} more of `AutoModelForImageTextToText`:\n\n{_lists(images)}\n"
     )
 
 
@@ -80,10 +80,10 @@ def _lists(types: Results) -> str:
 def _reason(result: dict[str, Any]) -> str:
     """Which removals are refused, and why the first of them is."""
     if "removals" not in result:
-        return _short(result["reason"])
+        return _short(result["reason"].partition(". ")[0])
     refused = {name: said for name, said in result["removals"].items() if said != "passes"}
     which = "all removals" if len(refused) == len(result["removals"]) else ", ".join(refused)
-    return f"{which}: {_short(next(iter(refused.values())))}"
+    return f"{which}: {_short(next(iter(refused.values())).removeprefix('passes in memory; '))}"
 
 
 def _short(reason: str) -> str:

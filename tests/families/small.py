@@ -195,7 +195,47 @@ ONE_TYPE: dict[str, dict[str, Any]] = {
         "linear_num_heads": 4,
         "layer_types": ["linear_attention", "full_attention"] * 3,
     },
-    "longcat_flash": {"num_layers": 6},
+    "blt": {
+        "encoder_hash_byte_group_vocab": 64,
+        **{
+            part: {
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 4,
+                "num_hidden_layers": layers,
+                "vocab_size": 128,
+            }
+            for part, layers in (
+                ("patcher_config", 2),
+                ("encoder_config", 1),
+                ("decoder_config", 3),
+                ("global_config", 6),
+            )
+        },
+    },
+    "dots3_note_vision_encoder": {
+        "mlp_layer_types": ["dense", "dense"],
+        "adapter_in_dim": 32,
+        "adapter_out_dim": 32,
+    },
+    "dots3_note_audio_encoder": {
+        "adapter_input_size": 32,
+        "adapter_out_dim": 32,
+        "downsample_hidden_size": 8,
+    },
+    "granite4_vision": {"deepstack_layer_map": [[1, 0]], "spatial_target_layers": [1]},
+    "chameleon": {"vocabulary_map": {"<image>": 5}},
+    "mistral4": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 1.0,
+            "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 64,
+        }
+    },
+    "longcat_flash": {"num_layers": 6, "num_hidden_layers": 12},
     "mllama_text_model": {"cross_attention_layers": [2]},
     "dots1": {"n_shared_experts": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 3},

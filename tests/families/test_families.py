@@ -1,7 +1,11 @@
 """A few types of different kinds in each run of the tests; `make test-families` walks them all."""
 
+import json
+
 import pytest
 from check import PASSES, REMOVALS, check_removals
+from page import PAGE, with_results
+from walk import RESULTS
 
 KINDS = {
     "llama": PASSES,
@@ -21,3 +25,11 @@ KINDS = {
 def test_layers_go_or_are_refused(kind):
     found = check_removals(kind, {"scattered": REMOVALS["scattered"]})
     assert KINDS[kind] in found["scattered"]
+
+
+def test_the_page_says_what_the_walk_found():
+    found = json.loads(RESULTS.read_text())
+    text = PAGE.read_text()
+    assert with_results(text, found) == text
+    assert not [kind for kind, result in found["types"].items() if result["status"] == "FAULT"]
+    assert sum(result["status"] in ("passes", "partly") for result in found["types"].values()) >= 120

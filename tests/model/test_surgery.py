@@ -125,3 +125,17 @@ def test_wrapped_models_are_seen_through():
     wrapped = peft.get_peft_model(tiny_model(), peft.LoraConfig(target_modules=["q_proj"]))
     assert remove_layers(wrapped, [0]) is wrapped
     assert torch.equal(logits(wrapped), logits(remove_layers(tiny_model(), [0])))
+
+
+def test_layers_that_share_weights_stay_tied_under_their_new_numbers(tmp_path):
+    kinds = ["linear_attention", "hybrid"] * 3
+    model = tiny_model(
+        "zamba2", layers_block_type=kinds, num_key_value_heads=4, n_mamba_heads=8, chunk_size=8
+    )
+    save_verified(remove_layers(model, [2]), None, tmp_path / "model")
+
+
+def test_a_model_that_scales_its_weights_by_the_layers_numbers_as_it_runs_is_refused():
+    with pytest.raises(UserError, match="rescale_every"):
+        remove_layers(tiny_model("rwkv", rescale_every=2), [1])
+    assert len(decoder_layers(remove_layers(tiny_model("rwkv", rescale_every=0), [1]))) == 5

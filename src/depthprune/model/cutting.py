@@ -87,14 +87,21 @@ def cut_of(
     whole = skeleton(config, trust_remote_code)
     prefix = stored_prefix(shards, layers_path(whole), num_layers(config), folder)
     unused = check_fits(folder, whole, shards, trust_remote_code)
-    in_memory = whole.state_dict().keys()
-    if all(name in in_memory for shard in shards for name in shard.tensors):
+    if _lies_plainly(shards, whole):
         unused = None
     moves = Moves(prefix, tuple(change.kept), mlp_from or {}, change.sides)
     renumbering = _renumbering(shards, whole, prefix, change.kept)
     mended_files(folder, renumbering)  # refuses now what it would refuse once all is written
     pieces, untied = pieces_of(shards, moves.renamed), _unties(shards, whole)
     return Cut(folder, config, change, moves, pieces, renumbering, unused, untied, trust_remote_code)
+
+
+def _lies_plainly(shards: Sequence[Shard], whole: PreTrainedModel) -> bool:
+    """Whether the tensors have the names that they have in memory, and no two layers share one."""
+    known, path = whole.state_dict().keys(), f"{layers_path(whole)}."
+    tied = getattr(whole, "all_tied_weights_keys", {})
+    shared = any(path in name for pair in tied.items() for name in pair)
+    return not shared and all(name in known for shard in shards for name in shard.tensors)
 
 
 def _write_config(

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers, layers_path, unwrap
 from depthprune.model.depth_config import set_fields, text_config
 from depthprune.model.sublayers import MlpFrom, exchange_mlps
@@ -23,6 +24,7 @@ def remove_layers(model: nn.Module, layers: Sequence[int], mlp_from: MlpFrom | N
     family's config cannot say what would remain; the model is then untouched.
     """
     inner = unwrap(model)
+    _check_not_rescaled(inner)
     path, all_layers = layers_path(inner), decoder_layers(inner)
     change = shallower(inner.config, layers, model_class=type(inner), mlp_from=mlp_from)
     depth = len(all_layers)
@@ -34,6 +36,17 @@ def remove_layers(model: nn.Module, layers: Sequence[int], mlp_from: MlpFrom | N
     for parameter_path, dimension in change.packed.items():
         _cut_packed(inner, parameter_path, dimension, depth, change.kept)
     return model
+
+
+def _check_not_rescaled(model: PreTrainedModel) -> None:
+    """Raises UserError for RWKV, which divides its weights in place as it runs, by their layers' numbers."""
+    every = getattr(model.config, "rescale_every", 0)
+    if every and any(hasattr(module, "layers_are_rescaled") for module in model.modules()):
+        kind = model.config.model_type
+        raise UserError(
+            f"{kind} rescales its weights as it runs: set rescale_every to 0 in its config.json, "
+            "or prune its files"
+        )
 
 
 def _follow(model: PreTrainedModel, change: Shallower) -> None:

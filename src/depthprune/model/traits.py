@@ -30,6 +30,8 @@ OWN_INDEX = ("block_idx", "layer_id", "layer_idx", "layer_index", "layer_num", "
 OTHER_INDEX = ("kv_shared_layer_index",)
 # A layer keeps its keys and values for later ones; a layer takes an earlier one's in place of its own.
 KEEPS_KEYS, TAKES_KEYS = "store_full_length_kv", "is_kv_shared_layer"
+# What a model says of the weights that it ties, where that hangs on its layers' numbers.
+TIED = "_tied_weights_keys"
 
 Traits = dict[str, Any]
 ABSENT = "absent"
@@ -213,7 +215,7 @@ def _traits(module: nn.Module, without: str | None = None) -> dict[tuple[str, st
         for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
             found[path, name] = tensor.shape
         for name, value in vars(part).items():
-            if not name.startswith("_") and _is_plain(value):
+            if (not name.startswith("_") or name == TIED) and _is_plain(value):
                 found[path, name] = list(value) if isinstance(value, tuple) else value
     return found
 
@@ -238,10 +240,19 @@ def _follows(name: str, was: Any, now: Any, kept: list[int]) -> bool:
         return True
     if name in OTHER_INDEX:
         return was in kept and now == kept.index(was)
+    if isinstance(was, (list, dict)) and set(was) <= set(kept) and now == _renumbered(was, kept):
+        return True  # numbers of layers
     if isinstance(was, list) and was != now and len(was) > max(kept):
         return now == [was[i] for i in kept]  # the config's own list of all layers
     # √L in and out of a config field costs a last bit.
     return isinstance(was, float) and isinstance(now, float) and math.isclose(was, now, rel_tol=1e-12)
+
+
+def _renumbered(numbers: list | dict, kept: list[int]) -> list | dict:
+    """Layers' numbers, or what is kept by them, once only the layers `kept` remain."""
+    if isinstance(numbers, dict):
+        return {kept.index(number): value for number, value in numbers.items()}
+    return [kept.index(number) for number in numbers]
 
 
 def _packed_dimension(was: Any, now: Any, depth: int, kept: int) -> int | None:
