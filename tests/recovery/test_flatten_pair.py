@@ -109,6 +109,46 @@ def test_one_layer_fitted_to_two_is_nearer_than_either(family):
         assert sum(found.channels) == len(pair.channels)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi", "falcon", "gemma3_text"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_map_of_what_one_writes_is_nearer_than_its_cut(family, place):
+    ways = making(tiny_model(family, seed=1))
+    mapped, cut = ways.map(place), ways.cut(place)
+    assert mapped.error < cut.error
+    changed = [
+        name
+        for (name, one), (_, other) in zip(
+            mapped.layer.named_parameters(), cut.layer.named_parameters(), strict=True
+        )
+        if not torch.equal(one, other)
+    ]
+    norms = ["post_feedforward_layernorm.weight"] if family == "gemma3_text" else []
+    branch = ways.pair.parts.mlp.writes
+    assert changed in ([f"{branch}.weight", *norms], [f"{branch}.weight", f"{branch}.bias"])
+
+
+@torch.no_grad()
+def test_the_map_is_the_dense_solve():
+    model, rho = tiny_model("llama", seed=1), 0.03
+    layer, found = decoder_layers(model)[2], {}
+    layer.self_attn.register_forward_hook(lambda _, __, out: found.update(attention=out[0]))
+    layer.mlp.register_forward_hook(lambda _, __, out: found.update(mlp=out))
+    gram = cross = 0.0
+    for batch in BATCHES[:9]:
+        layers, real = record_layer_io(model, batch), batch["attention_mask"].bool()
+        behind = layers[2][0] + found["attention"]
+        y, wanted, missing = (
+            states[real].double() for states in (found["mlp"], layers[3][1], layers[3][1] - behind)
+        )
+        weighted = y / wanted.square().sum(dim=1, keepdim=True)
+        gram, cross = gram + weighted.mT @ y, cross + weighted.mT @ missing
+    penalty = rho * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    change = torch.linalg.solve(gram + penalty, cross + penalty)
+    made = making(model).map(0, (rho,)).layer.mlp.down_proj.weight.double()
+    wanted = change.mT @ layer.mlp.down_proj.weight.double()
+    torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("family", THROUGH_NORMS)
 def test_a_norm_after_the_sublayers_is_fitted_through(family):
     model = tiny_model(family, seed=1)
@@ -165,7 +205,7 @@ def test_where_two_cannot_be_mixed_one_is_refitted(family):
     errors = search.errors(search.neighbours(set(range(6))))
     assert all(error < float("inf") for error in errors.values())
     step, _ = search.best([min(errors, key=errors.__getitem__)], set(range(6)))
-    assert step.how in ("refit", "cut")
+    assert step.how in ("map", "refit", "cut")
 
 
 def test_models_in_which_no_layers_can_be_one_are_refused_with_the_reason():

@@ -8,9 +8,9 @@ from depthprune.model.anatomy import decoder_layers, down_projection, unwrap
 from depthprune.model.depth_config import text_config
 
 # Passes of one layer over the samples: to rank a pair; to try one, its solves left out.
-RANKING, TRYING = 9, 16
+RANKING, TRYING = 9, 20
 # Candidates of a pair whose loss is measured, each from the pair on: half of the layers and the head.
-LOSSES = 5
+LOSSES = 7
 # Matrices of a fit beside its Gram: it with λ, its inverse, the solution's factors.
 MATRICES = 4
 

@@ -24,8 +24,8 @@ class Flatten(RecoverySettings):
     Attention: the heads of both layers read the input of the first; as many groups as one layer has stay, by
     backward elimination. MLP: of both layers' channels on the stream behind it, those that write most. What
     they write is a ridge toward what they wrote. The held-out loss chooses among that, one layer with its
-    MLP refitted, and the bare cuts, so that a pair never ends worse there than cut. A layer made so may be
-    flattened again.
+    MLP refitted or what it writes mapped, and the bare cuts, so that a pair never ends worse there than cut.
+    A layer made so may be flattened again.
     """
 
     needs_calibration: ClassVar[bool] = True
@@ -122,7 +122,11 @@ def _as_json(step: "Step", errors: dict[tuple[int, int], float]) -> dict[str, An
 
 
 def _said(step: "Step") -> str:
-    how = {"flatten": "flattened into one", "refit": f"become layer {step.kept}, its MLP fitted to both"}
+    how = {
+        "flatten": "flattened into one",
+        "refit": f"become layer {step.kept}, its MLP fitted to both",
+        "map": f"become layer {step.kept}, what its MLP writes mapped to both",
+    }
     became = how.get(step.how, f"become layer {step.kept} as it is")
     return f"layers {step.first} and {step.second} {became} (held-out loss {step.loss:.4f})"
 

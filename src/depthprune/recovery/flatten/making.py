@@ -1,9 +1,10 @@
-"""The ways to make one layer of a pair: cut the other, refit one's MLP, or flatten both into one."""
+"""The ways to make one layer of a pair: cut the other, map or refit one's MLP, or flatten both into one."""
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Made:
     """One layer in place of two, in the model's dtype.
 
     Attributes:
-        how: `cut`, `refit` or `flatten`.
+        how: `cut`, `map`, `refit` or `flatten`.
         error: the mean over held-out tokens of ‖ĥ_b − h_b‖²/‖h_b‖².
         rho: the strengths of the ridges of attention and MLP, where they were fitted.
         groups, channels: how many come from either layer, where both were asked.
@@ -65,6 +66,26 @@ class Making:
         """One of the two as it is, 0 or 1."""
         layer = copy.deepcopy(self.pair.sources[place])
         return Made(layer, "cut", self.error(layer, _side(place)), _side(place))
+
+    def map(self, place: int, rhos: Sequence[float] | None = None, refine: bool = False) -> Made:
+        """One of the two, 0 or 1, with a map [d, d] of what its MLP writes, fitted to what both did.
+
+        GradMAP's repair (arXiv:2602.14649, eq. 10): fewer numbers than `refit` has, for few samples.
+        """
+        heads, source = _side(place), self.pair.sources[place]
+        layer = copy.deepcopy(source)
+        old = rows(source.get_submodule(self.mlp.writes)).mT.double()
+        start = torch.eye(old.shape[1], dtype=old.dtype, device=old.device)
+        fit = self._solved(
+            self.mlp,
+            partial(self._written_tokens, source, heads),
+            start,
+            norm_of(source, self.mlp),
+            rhos or self.rhos,
+            refine,
+        )
+        put_writes(layer, self.mlp, replace(fit, weight=old @ fit.weight.to(old)))
+        return Made(layer, "map", self.error(layer, heads), heads, (None, fit.rho), refined=refine)
 
     def refit(self, place: int, rhos: Sequence[float] | None = None, refine: bool = False) -> Made:
         """One of the two, 0 or 1, with what its MLP writes fitted to what both did.
@@ -105,11 +126,12 @@ class Making:
         return Made(layer, "flatten", error, heads, strengths, groups, channels, refine)
 
     def refined(self, made: Made) -> Made:
-        """A refitted or flattened layer once more, its fits through norms improved."""
+        """A mapped, refitted or flattened layer once more, its fits through norms improved."""
         attention, mlp = made.rho
         assert mlp is not None
         if attention is None:
-            return self.refit(int(made.heads == "second"), (mlp,), refine=True)
+            again = self.map if made.how == "map" else self.refit
+            return again(int(made.heads == "second"), (mlp,), refine=True)
         return self.flatten(made.heads, ((attention,), (mlp,)), refine=True)
 
     @property
@@ -180,6 +202,13 @@ class Making:
             _, entered, left = watched(state.calls[heads == "second"], state.before)
             missing = (state.after - state.before) / self.pair.multiplier - left[given]
             yield entered[mlp][state.real], missing[state.real], state.weights
+
+    def _written_tokens(self, layer: nn.Module, heads: Heads, states: Sequence[PairStates]) -> Tokens:
+        """What a layer's MLP writes, before its bias and a norm, and what is missing behind its attention."""
+        linear: Any = layer.get_submodule(self.mlp.writes)
+        weight = rows(linear).float()
+        for channels, missing, weights in self._mlp_tokens(layer, heads, states):
+            yield channels @ weight.mT, missing, weights
 
     def _joint_tokens(self, layer: nn.Module, heads: Heads, states: Sequence[PairStates]) -> Tokens:
         """Where attention and MLP read the same: what both write is fitted together."""

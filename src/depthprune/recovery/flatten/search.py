@@ -1,4 +1,4 @@
-"""Which pairs become one layer, and how: the held-out loss chooses among cut, refitted and flattened ones."""
+"""Which pairs become one layer, and how: the held-out loss chooses among the ways to make one of two."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -170,9 +170,9 @@ class Search:
         place, (attention, mlp) = int(step.kept == step.second), step.rho
         if step.how == "cut":
             made = making.cut(place)
-        elif step.how == "refit":
+        elif step.how in ("map", "refit"):
             assert mlp is not None
-            made = making.refit(place, (mlp,), step.refined)
+            made = (making.map if step.how == "map" else making.refit)(place, (mlp,), step.refined)
         else:
             assert mlp is not None and attention is not None
             made = making.flatten(step.heads, ((attention,), (mlp,)), step.refined)
@@ -204,8 +204,8 @@ class Search:
         places = [place for place in (0, 1) if (pair.second, pair.first)[place] in removable]
         for place in places:
             kept = (pair.first, pair.second)[place]
-            yield making.cut(place), kept
-            yield making.refit(place), kept
+            for way in (making.cut, making.map, making.refit):
+                yield way(place), kept
         for heads in pair.origins:
             # Layers of one kind are the same in either place; else it is that of the layer with the heads.
             place = places[0] if heads == "both" or pair.alike else int(heads == "second")

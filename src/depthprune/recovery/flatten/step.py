@@ -13,7 +13,8 @@ class Step:
 
     Attributes:
         first, second: the pair; one of them is `kept`, in its place in the model.
-        how: `flatten`, `refit` (the kept layer's MLP fitted to the pair), or `cut`.
+        how: `flatten`, `refit` (the kept layer's MLP fitted to the pair), `map` (what that writes mapped), or
+            `cut`.
         epochs: of training from there, 0 where that was not asked or did not help.
         refined: whether a fit through a norm was improved after its closed form.
         heads: where the attention comes from.
