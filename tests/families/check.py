@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from skipping import skip
 from small import TEXT_ALONE, auto_class, small_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
@@ -197,18 +198,3 @@ def skipping(whole: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
     for i in layers:
         skip(decoder_layers(model)[i])
     return model
-
-
-def skip(layer: nn.Module) -> None:
-    """Runs the layer and throws away what it computes."""
-    given: list[Tensor] = []
-    layer.skips = True
-
-    def enter(_, args, kwargs):
-        given.append((args[0] if args else kwargs["hidden_states"]).clone())
-
-    def leave(_, args, output):
-        return given.pop() if isinstance(output, Tensor) else (given.pop(), *output[1:])
-
-    layer.register_forward_pre_hook(enter, with_kwargs=True)
-    layer.register_forward_hook(leave)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import tiny
 import torch
 from transformers import (
     CONFIG_MAPPING,
@@ -22,27 +23,10 @@ MULTIMODAL = list(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 VISION = [kind for kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES if kind not in CAUSAL]
 
 LAYERS = 6
-# Whatever of this a type's config has. Windows are shorter than the tests' sequences.
+# Whatever of this a type's config has.
 SMALL: dict[str, Any] = {
-    "vocab_size": 128,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "sliding_window": 6,
-    "attention_chunk_size": 6,
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
+    **tiny.SMALL,
     "num_experts_per_token": 2,
-    "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 16,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
     "kv_lora_rank": 16,
     "q_lora_rank": 16,
     "qk_rope_head_dim": 4,

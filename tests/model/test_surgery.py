@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from skipping import skip
 from tiny import FAMILIES, tiny_batch, tiny_model
 from torch import Tensor, nn
 
@@ -17,20 +18,6 @@ FIRST, MIDDLE, LAST, SCATTERED = [0], [3], [5], [1, 2, 4]
 @torch.no_grad()
 def logits(model: nn.Module, ids: Tensor = IDS) -> Tensor:
     return model(input_ids=ids, use_cache=False).logits
-
-
-def skip(layer: nn.Module) -> None:
-    """Makes a layer hand on what it is given."""
-    given = []
-
-    def enter(_, args, kwargs):
-        given.append((args[0] if args else kwargs["hidden_states"]).clone())
-
-    def leave(_, args, output):
-        return given.pop() if isinstance(output, Tensor) else (given.pop(), *output[1:])
-
-    layer.register_forward_pre_hook(enter, with_kwargs=True)
-    layer.register_forward_hook(leave)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
