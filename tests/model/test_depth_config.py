@@ -1,6 +1,7 @@
 import pytest
 from tiny import LATENT_ATTENTION, tiny_config
 
+from depthprune.errors import UserError
 from depthprune.model.depth_config import mended_fields, num_layers
 
 KEPT = [0, 3, 4]
@@ -52,3 +53,21 @@ def test_lists_about_something_else_stay():
 
 def test_longcat_counts_its_layers_elsewhere():
     assert num_layers(tiny_config("longcat_flash", num_hidden_layers=12, num_layers=6)) == 6
+
+
+@pytest.mark.parametrize(
+    ("family", "field", "value"),
+    [
+        ("llama", "max_window_layers", []),
+        ("llama", "num_kv_shared_layers", "two"),
+        ("llama", "mlp_only_layers", 3),
+        ("qwen3_moe", "decoder_sparse_step", 0),
+        ("jamba", "attn_layer_period", 0),
+    ],
+)
+def test_a_field_of_a_strange_form_is_refused_in_one_line(family, field, value):
+    config = tiny_config(family)
+    setattr(config, field, value)
+    with pytest.raises(UserError, match=r"^config\.json: .* is not of the form") as refusal:
+        mended_fields(config, [0, 2, 3])
+    assert "\n" not in str(refusal.value)

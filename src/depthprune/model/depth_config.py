@@ -7,7 +7,8 @@ The tables name the fields of transformers' decoder-only families that speak of 
 import copy
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -103,6 +104,7 @@ def mended_fields(config: PretrainedConfig, kept: Sequence[int], mlps: Sequence[
     """The fields of the text config that change when only the layers `kept` remain, with their new values.
 
     Where kept layers take others' MLPs, `mlps` are the layers that these are of, one for each kept layer.
+    Raises `UserError` where a field is of another form than its family's.
     """
     mlps = kept if mlps is None else mlps
     text = text_config(config)
@@ -111,23 +113,42 @@ def mended_fields(config: PretrainedConfig, kept: Sequence[int], mlps: Sequence[
     fields: Fields = {text.attribute_map.get(name, name): len(kept)}
     fields |= {alias: len(kept) for alias in SAME_COUNT if old.get(alias) == depth}
     for field, value in old.items():
-        left = mlps if OF_THE_MLP.search(field) else kept
-        if field in LAYER_INDICES and value is not None:
-            first = LAYER_INDICES[field]
-            fields[field] = [new + first for new, i in enumerate(left) if i + first in value]
-        elif field in SOURCE_LAYERS and value is not None:
-            fields[field] = [kept.index(value[i]) if value[i] in kept else value[i] for i in kept]
-        elif isinstance(value, (list, tuple)) and len(value) == depth and field not in NOT_PER_LAYER:
-            fields[field] = [value[i] for i in left]
-        elif field in LEADING_COUNTS and value is not None:
-            fields[field] = sum(i < value for i in left)
-        elif field in TRAILING_COUNTS and value is not None:
-            fields[field] = sum(i >= depth - value for i in kept)
-    for mend in ATTENTION_FIELDS:
-        fields.update(mend(text, kept, depth))
-    for mend in MLP_FIELDS:
-        fields.update(mend(text, mlps, depth))
+        with _of_its_form(field):
+            fields |= _mended_field(field, value, mlps if OF_THE_MLP.search(field) else kept, kept, depth)
+    for mends, left in ((ATTENTION_FIELDS, kept), (MLP_FIELDS, mlps)):
+        for mend in mends:
+            with _of_its_form("what it says of single layers"):
+                fields.update(mend(text, left, depth))
     return fields
+
+
+def _mended_field(field: str, value: Any, left: Sequence[int], kept: Sequence[int], depth: int) -> Fields:
+    """A field that the tables name, or a list with an entry a layer, once only the layers `left` remain."""
+    if value is None:
+        return {}
+    if field in LAYER_INDICES:
+        first = LAYER_INDICES[field]
+        return {field: [new + first for new, i in enumerate(left) if i + first in value]}
+    if field in SOURCE_LAYERS:
+        return {field: [kept.index(value[i]) if value[i] in kept else value[i] for i in kept]}
+    if isinstance(value, (list, tuple)) and len(value) == depth and field not in NOT_PER_LAYER:
+        return {field: [value[i] for i in left]}
+    if field in LEADING_COUNTS:
+        return {field: sum(i < value for i in left)}
+    if field in TRAILING_COUNTS:
+        return {field: sum(i >= depth - value for i in kept)}
+    return {}
+
+
+@contextmanager
+def _of_its_form(what: str) -> Iterator[None]:
+    """Turns what a value of a strange form leads to into one line."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as problem:
+        raise UserError(
+            f"config.json: {what} is not of the form that this family gives it ({problem}): mend it"
+        ) from None
 
 
 def set_fields(config: PretrainedConfig, fields: Fields) -> None:
