@@ -52,9 +52,8 @@ def seconds_at_least(cells: Sequence[Cell], found: Sequence[Mapping[str, Any]]) 
                 total += passes[measured]  # of the whole model, untuned
             if cell.tuning not in steps:
                 steps[cell.tuning] = _step_seconds(_job(cell))
-            times = int(cell.ratio is not None) + int(
-                cell.tuning is not None
-            )  # the bare cut, and the outcome
+            # The bare cut, and the tuned model.
+            times = int(cell.ratio is not None) + int(cell.tuning is not None)
             tuning = one["steps"].get("training", 0) * steps[cell.tuning]
             total += one["remaining"]["cost_share"] * (tuning + times * passes[measured])
     except UserError:

@@ -13,6 +13,7 @@ from depthprune.compare.limit import Limit
 from depthprune.compare.results import Result
 from depthprune.compare.runs import Comparison, first_inputs
 from depthprune.compare.table import measures_of
+from depthprune.model.depth_config import num_layers
 from depthprune.model.loading import load_config
 from depthprune.recipe.recipe import Recipe
 from depthprune.selection import Amount, count_from_ratio
@@ -95,8 +96,7 @@ def _method(
 
 
 def _depth(recipe: Recipe) -> int:
-    config = load_config(str(recipe.model), recipe.trust_remote_code)
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
+    return num_layers(load_config(str(recipe.model), recipe.trust_remote_code))
 
 
 def keep(grid: Grid, limit: Limit, output: str | Path, **sources: Any) -> dict[str, Any]:

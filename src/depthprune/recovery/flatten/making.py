@@ -72,40 +72,28 @@ class Making:
 
         GradMAP's repair (arXiv:2602.14649, eq. 10): fewer numbers than `refit` has, for few samples.
         """
-        heads, source = _side(place), self.pair.sources[place]
-        layer = copy.deepcopy(source)
-        old = rows(source.get_submodule(self.mlp.writes)).mT.double()
-        start = torch.eye(old.shape[1], dtype=old.dtype, device=old.device)
-        fit = self._solved(
-            self.mlp,
-            partial(self._written_tokens, source, heads),
-            start,
-            norm_of(source, self.mlp),
-            rhos or self.rhos,
-            refine,
-        )
-        put_writes(layer, self.mlp, replace(fit, weight=old @ fit.weight.to(old)))
-        return Made(layer, "map", self.error(layer, heads), heads, (None, fit.rho), refined=refine)
+        return self.mended("map", place, rhos, refine)
 
     def refit(self, place: int, rhos: Sequence[float] | None = None, refine: bool = False) -> Made:
         """One of the two, 0 or 1, with what its MLP writes fitted to what both did.
 
         With `refine`, a fit through a norm is improved after its closed form; others are exact.
         """
+        return self.mended("refit", place, rhos, refine)
+
+    def mended(self, how: str, place: int, rhos: Sequence[float] | None, refine: bool) -> Made:
+        """`map` or `refit`, by name."""
         heads, source = _side(place), self.pair.sources[place]
+        old = rows(source.get_submodule(self.mlp.writes)).mT.double()
+        tokens, start = self._mlp_tokens, old
+        if how == "map":
+            tokens, start = self._written_tokens, torch.eye(old.shape[1], dtype=old.dtype, device=old.device)
+        after = norm_of(source, self.mlp)
+        fit = self._solved(self.mlp, partial(tokens, source, heads), start, after, rhos or self.rhos, refine)
         layer = copy.deepcopy(source)
-        start = rows(source.get_submodule(self.mlp.writes)).mT.double()
-        fit = self._solved(
-            self.mlp,
-            partial(self._mlp_tokens, source, heads),
-            start,
-            norm_of(source, self.mlp),
-            rhos or self.rhos,
-            refine,
-        )
-        put_writes(layer, self.mlp, fit)
-        error = self.error(layer, heads)
-        return Made(layer, "refit", error, heads, (None, fit.rho), refined=refine)
+        weight = old @ fit.weight.to(old) if how == "map" else fit.weight
+        put_writes(layer, self.mlp, replace(fit, weight=weight))
+        return Made(layer, how, self.error(layer, heads), heads, (None, fit.rho), refined=refine)
 
     def flatten(
         self,
@@ -130,8 +118,7 @@ class Making:
         attention, mlp = made.rho
         assert mlp is not None
         if attention is None:
-            again = self.map if made.how == "map" else self.refit
-            return again(int(made.heads == "second"), (mlp,), refine=True)
+            return self.mended(made.how, int(made.heads == "second"), (mlp,), refine=True)
         return self.flatten(made.heads, ((attention,), (mlp,)), refine=True)
 
     @property

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from depthprune.model.parts import Branch
 from depthprune.recovery.flatten.layout import Layout, rows
-from depthprune.recovery.flatten.norms import SMALL_GAIN, absorbed, affine, norm_of, settle, settled_gain
+from depthprune.recovery.flatten.norms import absorbed, affine, norm_of, settle, settled_gain
 from depthprune.recovery.flatten.solve import Written
 from depthprune.recovery.norm_after import NormAfter
 
 # Below this share of the other layer's gain one's own is too small for the other to be written in it.
 FAR_SMALLER = 0.1
+# Below this share of the one's usual length, the other writes nothing.
+NOTHING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def shared_norm(
     """
     after, place = norm_of(like, branch), _place(pair, like)
     other = norm_of(pair[1 - place], branch)
-    if after is None or other is None or lengths[1 - place] < SMALL_GAIN * lengths[place]:
+    if after is None or other is None or lengths[1 - place] < NOTHING * lengths[place]:
         return after
     own, theirs = after.norm.gain, other.norm.gain
     sign = torch.where(own < 0, -1.0, 1.0).to(own)

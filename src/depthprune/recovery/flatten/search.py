@@ -52,8 +52,8 @@ class Search:
         self.streams = Stream(model, fit), Stream(model, self.held_out)
         self.removed: list[int] = []
         self.steps: list[Step] = []
-        self.whole = [self.layers[i] for i in range(len(self.layers))]
-        self._ends = {i: i for i in range(len(self.layers))}
+        self.whole = self.streams[0].whole
+        self._ends = _their_own(self.whole)
         self.loss = mean_loss(model, self.held_out)
         self._refused: dict[Places, str] = {}
         self._tried: dict[Places, list[Tried]] = {}
@@ -172,7 +172,7 @@ class Search:
             made = making.cut(place)
         elif step.how in ("map", "refit"):
             assert mlp is not None
-            made = (making.map if step.how == "map" else making.refit)(place, (mlp,), step.refined)
+            made = making.mended(step.how, place, (mlp,), step.refined)
         else:
             assert mlp is not None and attention is not None
             made = making.flatten(step.heads, ((attention,), (mlp,)), step.refined)
@@ -195,7 +195,7 @@ class Search:
         for i, layer in enumerate(self.whole):
             self.layers[i] = layer
         self.removed.clear()
-        self._ends = {i: i for i in range(len(self.layers))}
+        self._ends = _their_own(self.whole)
         self._tried.clear()
 
     def _ways(self, making: Making, removable: set[int]) -> Iterator[tuple[Made, int]]:
@@ -229,6 +229,11 @@ class Search:
                 with replaced_input(self.layers[kept], states):
                     sums.append(batch_loss(self.model, batch))
         return sum(loss for loss, _ in sums) / sum(tokens for _, tokens in sums)
+
+
+def _their_own(layers: Sequence[nn.Module]) -> dict[int, int]:
+    """Each layer with the last one that it stands for, before anything is gone: itself."""
+    return {i: i for i in range(len(layers))}
 
 
 def _told(makings: Iterator[Making], count: int, description: str) -> Iterator[Making]:

@@ -44,6 +44,8 @@ class PairStates:
 class Stream:
     """Batches at the entry of the first layer, with all that the layers are given besides.
 
+    `whole` are the layers as they were when it was made.
+
     Raises `UserError` for a model that does more between its layers than to hand on hidden states.
     """
 
