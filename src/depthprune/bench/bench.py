@@ -14,7 +14,7 @@ from depthprune.bench.counting import Counter, held_bytes
 from depthprune.bench.generating import generation
 from depthprune.bench.interleave import in_turns
 from depthprune.bench.models import Candidate, common_arithmetic, described, find
-from depthprune.bench.rows import PROCESSOR, WALL, rows_of
+from depthprune.bench.rows import ratio_of, rows_of
 from depthprune.bench.settings import BenchSettings, Shape, fitting_shapes
 from depthprune.bench.training_step import BYTES_A_WEIGHT, stepper
 from depthprune.cost import progress
@@ -51,7 +51,7 @@ def bench(
         **{name: described(found[name], models[name]) for name in models},
         "environment": environment(),
         "arithmetic": arithmetic.to_json(),
-        "ratio_of": WALL if torch.accelerator.is_available() else PROCESSOR,
+        "ratio_of": ratio_of(),
         "peak_of": "allocator" if torch.cuda.is_available() else "tensors",
         "new_tokens": settings.new_tokens,
     }

@@ -17,7 +17,7 @@ from depthprune.bench.clock import Section, Span, Work
 from depthprune.bench.interleave import interleaved, spread
 from depthprune.bench.models import Candidate, common_arithmetic, described, find
 from depthprune.bench.prompts import find_prompts, load_prompts
-from depthprune.bench.rows import PROCESSOR, WALL
+from depthprune.bench.rows import PROCESSOR, WALL, ratio_of
 from depthprune.bench.settings import BenchSettings
 from depthprune.cost import with_progress
 from depthprune.errors import UserError
@@ -113,7 +113,7 @@ def bench_draft(
             **{name: described(found[name], models[name]) for name in models},
             "environment": environment(),
             "arithmetic": arithmetic.to_json(),
-            "ratio_of": WALL if torch.accelerator.is_available() else PROCESSOR,
+            "ratio_of": ratio_of(),
             "prompts": {"source": source, "tokens": [len(ids) for ids in prompts]},
             **_measure(ways, prompts, settings.seconds),
         }

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from depthprune.bench.clock import Span
 from depthprune.bench.counting import Counted
 from depthprune.bench.generating import DECODE
@@ -9,6 +11,11 @@ from depthprune.bench.interleave import Rounds, paired_ratios, spread
 from depthprune.bench.settings import Shape
 
 WALL, PROCESSOR = "wall time", "processor time"
+
+
+def ratio_of() -> str:
+    """The time that ratios are of: the processor's where there is no accelerator."""
+    return WALL if torch.accelerator.is_available() else PROCESSOR
 
 
 def rows_of(

@@ -15,7 +15,7 @@ from depthprune.bench.bench import random_rows
 from depthprune.bench.generating import DECODE, generation
 from depthprune.bench.interleave import in_turns, paired_ratios, spread
 from depthprune.bench.models import find
-from depthprune.bench.rows import PROCESSOR, WALL
+from depthprune.bench.rows import WALL, ratio_of
 from depthprune.bench.settings import Shape
 from depthprune.compare.grid import Cell
 from depthprune.compare.results import Results
@@ -91,7 +91,7 @@ def decoding(models: Mapping[str, PreTrainedModel], prompt: torch.Tensor) -> dic
     """
     works = {name: generation(model, prompt, NEW_TOKENS) for name, model in models.items()}
     rounds = {name: [one[DECODE] for one in found] for name, found in in_turns(works, SECONDS).items()}
-    of = WALL if torch.accelerator.is_available() else PROCESSOR
+    of = ratio_of()
     times = {
         name: [span.wall if of == WALL else span.processor for span in spans]
         for name, spans in rounds.items()

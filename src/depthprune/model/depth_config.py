@@ -84,6 +84,11 @@ def num_layers(config: PretrainedConfig) -> int:
     return getattr(text, name)
 
 
+def sub_configs(config: PretrainedConfig) -> dict[str, PretrainedConfig]:
+    """The parts of a multimodal config, by name; none of another."""
+    return {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
+
+
 def kept_layers(depth: int, layers: Sequence[int]) -> list[int]:
     """The original indices that remain of `depth` layers, ascending.
 

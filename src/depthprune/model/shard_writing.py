@@ -26,21 +26,21 @@ class Piece:
 
     name: str
     shard: Shard
-    stored: dict[str, Any]
-    """What the shard's header says of it."""
+    old: str
+    """Its name there."""
 
     @property
-    def start(self) -> int:
-        return self.shard.data_start + self.stored["data_offsets"][0]
-
-    @property
-    def size(self) -> int:
-        begin, end = self.stored["data_offsets"]
-        return end - begin
+    def stored(self) -> dict[str, Any]:
+        """What the shard's header says of it."""
+        return self.shard.tensors[self.old]
 
     @property
     def place(self) -> Place:
-        return self.shard.path, self.start, self.size
+        return self.shard.place(self.old)
+
+    @property
+    def size(self) -> int:
+        return self.place[2]
 
     @property
     def element_bytes(self) -> int:
@@ -52,9 +52,9 @@ class Piece:
 def pieces_of(shards: Sequence[Shard], renamed: Callable[[str], str | None]) -> list[Piece]:
     """The tensors under their new names, in the order in which they lie in the files; None leaves one out."""
     return [
-        Piece(new, shard, stored)
+        Piece(new, shard, old)
         for shard in shards
-        for old, stored in sorted(shard.tensors.items(), key=lambda item: item[1]["data_offsets"])
+        for old, _ in sorted(shard.tensors.items(), key=lambda item: item[1]["data_offsets"])
         if (new := renamed(old)) is not None
     ]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import PretrainedConfig
 
-from depthprune.model.depth_config import SOURCE_LAYERS, text_config
+from depthprune.model.depth_config import SOURCE_LAYERS, sub_configs, text_config
 
 # Lists with an entry per layer: one that is "shared" uses what the last "full" one before it has chosen.
 SHARED_CHOICES = ("indexer_types",)
@@ -36,12 +36,8 @@ def side_input_fault(
 
 def image_layers(config: PretrainedConfig) -> int:
     """How many of the first layers image features may be added at, by the layer's number."""
-    parts = [
-        config,
-        *(part for name in config.sub_configs if (part := getattr(config, name, None)) is not None),
-    ]
     count = 0
-    for part in parts:
+    for part in (config, *sub_configs(config).values()):
         targets = getattr(part, "spatial_target_layers", None) or ()
         pairs = getattr(part, "deepstack_layer_map", None) or ()
         numbers = [*targets, *(layer for _, layer in pairs)]

@@ -18,7 +18,7 @@ from depthprune.errors import UserError, disk_fault
 from depthprune.model.anatomy import decoder_layers, is_peft, unwrap
 from depthprune.model.base_config import part_of
 from depthprune.model.damage import damage
-from depthprune.model.depth_config import text_config
+from depthprune.model.depth_config import sub_configs, text_config
 from depthprune.model.faults import buffer_fault, logits_fault, running_fault, tensor_fault, tying_fault
 from depthprune.model.fits import dtype_fault
 from depthprune.model.loading import (
@@ -206,8 +206,7 @@ def _saving_fault(
 
 def _attentions(config: PretrainedConfig) -> dict[str, str]:
     """How each part of a model computes its attention, as `from_pretrained` takes it; "" is the outer one."""
-    parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
-    return {name: part._attn_implementation for name, part in {"": config, **parts}.items()}
+    return {name: part._attn_implementation for name, part in {"": config, **sub_configs(config)}.items()}
 
 
 def _reloaded(folder: Path, model: PreTrainedModel) -> tuple[PreTrainedModel, str | None]:

@@ -10,7 +10,7 @@ from depthprune.model.base_config import part_of
 from depthprune.model.config_file import local_folder
 from depthprune.model.cutting import Cut, cut_of
 from depthprune.model.few_layers import lies_as_in_memory, loaded, save_layer
-from depthprune.model.shard_writing import Piece, write_shards
+from depthprune.model.shard_writing import Piece, pieces_of, write_shards
 from depthprune.model.shards import Shard, read_shard, read_shards
 from depthprune.model.staging import staged
 from depthprune.model.surgery import remove_layers
@@ -84,7 +84,5 @@ def _repair(
 
 def _with_changed(cut: Cut, changed: list[Shard]) -> list[Piece]:
     """The tensors that stay, with those that were changed in the place of the old."""
-    new = {
-        cut.moves.renamed(name): (shard, entry) for shard in changed for name, entry in shard.tensors.items()
-    }
-    return [Piece(piece.name, *new.get(piece.name, (piece.shard, piece.stored))) for piece in cut.pieces]
+    new = {piece.name: piece for piece in pieces_of(changed, cut.moves.renamed)}
+    return [new.get(piece.name, piece) for piece in cut.pieces]
