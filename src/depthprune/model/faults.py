@@ -9,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from depthprune.model.base_config import untied
 from depthprune.model.depth_config import text_config
+from depthprune.model.offloaded import Values
 
 PROMPT, NEW_TOKENS = 8, 6
 SPREAD = 4.0
@@ -28,20 +29,23 @@ def tying_fault(model: PreTrainedModel) -> str | None:
     for name, source in model.all_tied_weights_keys.items():
         if name in said:
             continue
-        if name in weights and source in weights and not torch.equal(weights[name], weights[source]):
+        if name not in weights or source not in weights or weights[name].is_meta:
+            continue
+        if not torch.equal(weights[name], weights[source]):
             return f"its config ties {name} to {source}, and they differ"
     return None
 
 
 def tensor_fault(model: nn.Module, reloaded: nn.Module) -> str | None:
     """Compares all parameters and buffers that are saved, bit for bit."""
-    meant, found = model.state_dict(), reloaded.state_dict()
+    meant, found = Values(model), Values(reloaded)
     if names := sorted(meant.keys() ^ found.keys()):
         return f"{names[0]} is only in {'memory' if names[0] in meant else 'the files'}"
     for name, tensor in meant.items():
         # Some families load a few tensors in fp32 whatever the rest is in: wider is the same value.
-        wider = torch.promote_types(tensor.dtype, found[name].dtype) == found[name].dtype
-        if not wider or not torch.equal(tensor.to(found[name].dtype), found[name]):
+        again = found[name]
+        wider = torch.promote_types(tensor.dtype, again.dtype) == again.dtype
+        if not wider or not torch.equal(tensor.to(again.dtype), again):
             return f"{name} is not what it was"
     return None
 
@@ -74,13 +78,16 @@ def logits_fault(model: PreTrainedModel, reloaded: PreTrainedModel) -> str | Non
     # Parameters as such: torch's matmul takes another path for tensors that need no gradient.
     probe, weights = _probe(model), model.state_dict(keep_vars=True)
     meant, again = (model(probe, use_cache=False).logits for _ in range(2))
-    own = reloaded.state_dict()
+    own, offloaded = reloaded.state_dict(), Values(reloaded).offloaded
     same = {name: tensor for name, tensor in weights.items() if tensor.dtype == own[name].dtype}
-    found = functional_call(reloaded, same, (probe,), {"use_cache": False}, tie_weights=False).logits
+    exact = len(same) == len(weights)
+    # Offloaded ones are aligned alike: both models copy them.
+    lent = {name: tensor for name, tensor in same.items() if name not in offloaded}
+    found = functional_call(reloaded, lent, (probe,), {"use_cache": False}, tie_weights=False).logits
     allowed = SPREAD * _distance(again, meant, exact=True)
-    if len(same) < len(weights):
+    if not exact:
         allowed = max(allowed, ROUNDING)
-    if (apart := _distance(found, meant, exact=len(same) == len(weights))) > allowed:
+    if (apart := _distance(found, meant, exact)) > allowed:
         return f"its logits differ on reload by {apart:.1e} relative"
     return None
 

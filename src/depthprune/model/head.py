@@ -2,8 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from depthprune.model.anatomy import decoder, unwrap
+from depthprune.model.skip import computing
 
 # Logits at a time; in float32 64 MB.
 _CHUNK_LOGITS = 2**24
@@ -120,15 +119,5 @@ def logits_of(model: nn.Module, output: ModelOutput, hidden: Tensor) -> Tensor:
     inner = unwrap(model)
     replaced = dataclasses.replace(output, last_hidden_state=hidden[None])  # type: ignore[type-var]
     unread = torch.zeros(1, len(hidden), dtype=torch.long, device=inner.device)
-    with _returning(decoder(model), replaced):
+    with computing(decoder(model), lambda *args, **kwargs: replaced):
         return inner(input_ids=unread, use_cache=False).logits[0]
-
-
-@contextmanager
-def _returning(module: nn.Module, output: Any) -> Iterator[None]:
-    """Inside the block the module computes nothing and returns this."""
-    module.forward = lambda *args, **kwargs: output
-    try:
-        yield
-    finally:
-        del module.forward

@@ -102,7 +102,8 @@ def load_with_report(
     for kind, what in LOADING_FAULTS.items():
         if faults := sorted(map(str, report[kind])):
             raise UserError(f"{path_or_id}: {faults[0]} {what} its weights (and {len(faults) - 1} more)")
-    model = model if model.device == torch.device(device) else model.to(device)
+    if "device_map" not in kwargs and model.device != torch.device(device):
+        model = model.to(device)
     unused = sorted(report["unexpected_keys"])
     if config.model_type in TEXT_ALONE:
         unused = [name for name in unused if "language_model." in name]  # the rest is the other parts'

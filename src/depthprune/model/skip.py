@@ -1,7 +1,7 @@
 """A shallower model without surgery: layers that are skipped for a while, and come back."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -29,13 +29,23 @@ def skipped(model: nn.Module, layers: Iterable[int], forms: Forms | None = None)
     all_layers = decoder_layers(model)
     forms = {} if forms is None else forms
     chosen = [all_layers[i] for i in layers if not isinstance(all_layers[i].forward, _PassOn)]
-    for layer in chosen:
-        layer.forward = _PassOn(layer.forward, type(layer), forms)
+    with ExitStack() as stack:
+        for layer in chosen:
+            stack.enter_context(computing(layer, _PassOn(layer.forward, type(layer), forms)))
+        yield
+
+
+@contextmanager
+def computing(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside the block this is what the module computes; accelerate's hooks may have put another there."""
+    before = vars(module).get("forward")
+    module.forward = forward
     try:
         yield
     finally:
-        for layer in chosen:
-            del layer.forward
+        del module.forward
+        if before is not None:
+            module.forward = before
 
 
 def skipped_layers(model: nn.Module) -> list[int]:

@@ -29,12 +29,15 @@ from depthprune.model.loading import (
     one_line,
 )
 from depthprune.model.model_types import is_generative
+from depthprune.model.offloaded import load_offloaded, shelf_of
 from depthprune.model.published import planned_depth, publishing_fault
 from depthprune.model.quantised import quantisation
 from depthprune.model.saving import Base, read_base, write_as_base, write_for_engines
 from depthprune.model.shard_writing import Piece
 from depthprune.model.shards import read_shards, same_bytes
 from depthprune.model.staging import staged
+
+OFFLOADED_SHARD = "1GB"
 
 
 class GateError(RuntimeError):
@@ -212,12 +215,12 @@ def _attentions(config: PretrainedConfig) -> dict[str, str]:
 def _reloaded(folder: Path, model: PreTrainedModel) -> tuple[PreTrainedModel, str | None]:
     """What was saved of `model`, on the same device, and what is wrong with how it loads."""
     code = bool(getattr(model.config, "auto_map", None))
-    reloaded, unused = load_with_report(
-        folder,
-        device=model.device,
-        trust_remote_code=code,
-        attn_implementation=_attentions(model.config),
-    )
+    options: Any = {"trust_remote_code": code, "attn_implementation": _attentions(model.config)}
+    options["device"] = model.device
+    if (shelf := shelf_of(model)) is None:
+        reloaded, unused = load_with_report(folder, **options)
+    else:
+        reloaded, unused = load_offloaded(folder, "disk", scratch=shelf.scratch, **options)
     if unused:
         return reloaded, f"{unused[0]} is unexpected on reload"
     if reloaded.dtype != model.dtype:
@@ -236,7 +239,9 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
     own = model.generation_config
     try:
         model.generation_config = GenerationConfig()
-        model.save_pretrained(folder)
+        # Of what is offloaded a file's tensors are read before it is written.
+        options: Any = {} if shelf_of(model) is None else {"max_shard_size": OFFLOADED_SHARD}
+        model.save_pretrained(folder, **options)
     finally:
         model.generation_config = own
     own.to_json_file(folder / "generation_config.json", use_diff=True)

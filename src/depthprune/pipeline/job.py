@@ -11,6 +11,7 @@ from depthprune.files import remove
 from depthprune.model.arithmetic import Arithmetic
 from depthprune.model.casting import cast_weights
 from depthprune.model.loading import load_model
+from depthprune.model.offloaded import load_offloaded
 from depthprune.model.saving import read_base
 from depthprune.model.skeleton import checkpoint_dtype
 from depthprune.model.verify import save_verified
@@ -65,9 +66,12 @@ class Job:
 
     def load(self, path: str | Path, dtype: torch.dtype | str | None = None) -> Any:
         """A model on this process's device, by default as this run's arithmetic has it."""
-        return load_model(
-            path, dtype or self.arithmetic.weights(), self.state.device, self.recipe.trust_remote_code
-        )
+        dtype, code = dtype or self.arithmetic.weights(), self.recipe.trust_remote_code
+        if self.recipe.device_map is None:
+            return load_model(path, dtype, self.state.device, code)
+        scratch = self.folder.own if self.folder.own.is_dir() else None
+        where = self.recipe.device_map
+        return load_offloaded(path, where, dtype, self.state.device, code, scratch)[0]
 
     def save(self, model: Any, stage: str) -> None:
         """Writes the checkpoint of a stage, if it passes the gate."""

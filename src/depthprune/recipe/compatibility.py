@@ -16,6 +16,7 @@ def check_combination(recipe: Recipe) -> None:
     """Raises `UserError` with the reason where the recipe's methods do not go together."""
     if isinstance(recipe.training, FineTuning):
         recipe.training.check_settings(prunes=not isinstance(recipe.selection, KeepAll))
+    _check_device_map(recipe)
     _check_windows(recipe)
     _check_gradients(recipe)
     _check_who_chooses(recipe)
@@ -23,6 +24,15 @@ def check_combination(recipe: Recipe) -> None:
     _check_pairs(recipe)
     _check_sublayers(recipe)
     _check_compensation(recipe)
+
+
+def _check_device_map(recipe: Recipe) -> None:
+    """What trains has all weights in memory."""
+    if recipe.device_map is not None and recipe.importance.needs in ("gradients", "training"):
+        raise UserError(
+            f"device_map is {recipe.device_map}, and importance.metric={recipe.importance.metric} needs "
+            "gradients, for which all weights are in memory: choose another metric, such as block-influence"
+        )
 
 
 def _check_windows(recipe: Recipe) -> None:

@@ -64,6 +64,9 @@ class Recipe(Settings):
     arithmetic: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of everything that is computed. `auto`: an accelerator's own way; on a CPU the faster one, as a decoder
     layer shows. `training.bf16` and `importance.bf16` stand above it."""
+    device_map: Literal["auto", "disk"] | None = None
+    """Where the weights of a model lie that is larger than the memory. `disk`: in its files, from which the
+    layers come one at a time; `auto`: on the accelerators, then in the CPU's memory, then on disk."""
     seed: int = Field(42, ge=0, lt=2**32)
     keep_gradients: bool = False
     trust_remote_code: bool = False
