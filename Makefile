@@ -25,7 +25,7 @@ ON_OURS := lm-eval xllamacpp
 
 FUZZ_SECONDS ?= 90
 
-.PHONY: demo test test-slow test-families test-faults fuzz test-engines engines check format install clean
+.PHONY: demo test test-slow test-families test-distributed test-faults fuzz test-engines engines check format install clean
 
 demo: $(STAMP)
 	$(VENV)/bin/depthprune demo
@@ -35,6 +35,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(VENV)/bin/python -m pytest -m slow
+
+# Runs in two processes, DDP and FSDP2, beside those of one; prints how far they are from each other.
+test-distributed: $(STAMP)
+	$(VENV)/bin/python -m pytest -s tests/distributed
 
 test-engines: engines
 	DEPTHPRUNE_ENGINES=$(ENGINES) $(VENV)/bin/python -m pytest tests/engines

@@ -11,8 +11,11 @@ import torch
 from scoring_run import record
 from tiny import tiny_model
 
+from depthprune.distributed.processes import join
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    join()
     folder = Path(sys.argv[1]) / f"rank{os.environ['RANK']}"
-    recorder, _, _ = record(tiny_model(layers=4), folder, per_device_train_batch_size=2)
+    recorder, _, _ = record(tiny_model(layers=4), folder, per_device_train_batch_size=4)
     (folder / "scores.json").write_text(json.dumps(recorder.scores().tolist()))

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parent / "ddp_scoring.py"
 
 
 @pytest.mark.slow
-def test_two_processes_score_as_one_with_the_doubled_batch(tmp_path):
+def test_two_processes_score_as_one(tmp_path):
     # --standalone takes a free port; both processes train on the same four rows, two each.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -1,6 +1,5 @@
 """All verbs, and what a call of one ends with. Nothing here imports torch before the arguments are parsed."""
 
-import os
 import sys
 import tempfile
 import traceback
@@ -10,7 +9,7 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from depthprune.cli import process, terminal
+from depthprune.cli import launched, process, terminal
 from depthprune.cli.bench_verb import bench
 from depthprune.cli.compare_verb import compare
 from depthprune.cli.interruption import LINE, Interrupted, interruptible
@@ -58,14 +57,14 @@ def main() -> None:
         with interruptible():
             code = _run_verb()
     except Interrupted as interrupted:
-        code = interrupted.code
-        if os.environ.get("RANK", "0") == "0":
-            _say(LINE, code)
+        code = _say(LINE, interrupted.code)
+    launched.leave(code)
     sys.exit(code)
 
 
 def _run_verb() -> int | None:
     try:
+        launched.join(sys.argv[1:])
         return app(standalone_mode=False)
     except UserError as problem:
         return _say(f"error: {problem}", 2)
@@ -74,6 +73,8 @@ def _run_verb() -> int | None:
     except Exception as problem:
         if fault := disk_fault(problem):
             return _say(f"error: {fault}", 2)
+        if launched.by_another(problem):
+            return _say(f"error: {launched.LOST}", 1)
         log = _write_traceback()
         return _say(
             f"depthprune failed: {type(problem).__name__}: {_first_line(problem)} (traceback in {log})", 1
@@ -81,8 +82,11 @@ def _run_verb() -> int | None:
 
 
 def _say(line: str, code: int) -> int:
-    typer.echo(terminal.one_line(line), err=True)
-    return code
+    """Says how the call ends; of several processes the first to end does, and all end with its code."""
+    told, speaks = launched.tell(code)
+    if speaks:
+        typer.echo(terminal.one_line(line), err=True)
+    return told
 
 
 def _first_line(problem: Exception) -> str:

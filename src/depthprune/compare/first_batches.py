@@ -68,7 +68,7 @@ def seconds_at_least(cells: Sequence[Cell], found: Sequence[Mapping[str, Any]]) 
 def _job(cell: Cell) -> Job:
     state = PartialState(cpu=not torch.accelerator.is_available())
     inputs = load_inputs(cell.recipe)
-    return Job(inputs, RunFolder("."), state, settle_arithmetic(inputs, None, state))
+    return Job(inputs, RunFolder("."), state, settle_arithmetic(inputs, None))
 
 
 def _pass_seconds(job: Job) -> float:

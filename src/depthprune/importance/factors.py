@@ -8,6 +8,7 @@ from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from depthprune.distributed.sharded import whole
 from depthprune.files import put_in_place
 
 # ∇B·∇A is formed this many elements at a time: 1 MB stays in a core's cache, 64 MB took 2.8 times as long.
@@ -65,7 +66,7 @@ def find_adapters(model: torch.nn.Module) -> dict[str, LoraLayer]:
 
 
 def gradient_pairs(adapters: dict[str, LoraLayer]) -> dict[str, FactorPair]:
-    """The gradients of every adapter that has any; an expert that saw no token may have none."""
+    """The gradients of every adapter that has any, whole; an expert that saw no token may have none."""
     pairs = {}
     for path, adapter in adapters.items():
         a, b = (matrices["default"].weight.grad for matrices in (adapter.lora_A, adapter.lora_B))
@@ -73,7 +74,7 @@ def gradient_pairs(adapters: dict[str, LoraLayer]) -> dict[str, FactorPair]:
             experts = None
             if isinstance(adapter, ParamWrapper) and adapter.get_param().ndim == 3:
                 experts = adapter.num_experts
-            pairs[path] = FactorPair(a, b, experts)
+            pairs[path] = FactorPair(whole(a), whole(b), experts)
     return pairs
 
 

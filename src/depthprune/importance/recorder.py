@@ -8,6 +8,7 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from depthprune.distributed.sharded import whole
 from depthprune.errors import UserError
 from depthprune.importance.factors import FactorPair, find_adapters, gradient_pairs, write_step
 from depthprune.importance.igia import MIN_STEPS, Igia
@@ -19,7 +20,8 @@ log = logging.getLogger("depthprune")
 class GradientRecorder(TrainerCallback):
     """Scores the layers while a LoRA run trains, and ends the run after t steps.
 
-    Gradients are read before the optimizer steps: accumulated, averaged over processes and clipped. Memory
+    Gradients are read before the optimizer steps: accumulated, averaged over processes, put together where
+    FSDP2 has them in shards, and clipped. Memory
     does not grow with t: scores come from r×r Grams, the factor pairs go to `spool`, one file a step.
     """
 
@@ -96,7 +98,7 @@ class GradientRecorder(TrainerCallback):
 
 def _not_finite(model: torch.nn.Module, step: int) -> str:
     """Names the damaged weight, or else blames the training: clipping spreads one NaN over all gradients."""
-    poisoned = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    poisoned = [name for name, weight in model.named_parameters() if not whole(weight.isfinite()).all()]
     if step == 1 and poisoned:
         name = poisoned[0].removeprefix("base_model.model.").replace(".base_layer", "")
         return f"{name} holds values that are not finite: the checkpoint is damaged, load another copy"

@@ -3,9 +3,7 @@
 import logging
 from dataclasses import replace
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-
+from depthprune.distributed.processes import first_does
 from depthprune.model.arithmetic import Arithmetic, choose_arithmetic
 from depthprune.pipeline.fingerprint import model_fingerprint
 from depthprune.pipeline.folder import RunFolder
@@ -14,13 +12,9 @@ from depthprune.pipeline.inputs import Inputs
 log = logging.getLogger("depthprune")
 
 
-def settle_arithmetic(inputs: Inputs, folder: RunFolder | None, state: PartialState) -> Arithmetic:
+def settle_arithmetic(inputs: Inputs, folder: RunFolder | None) -> Arithmetic:
     """The choice that the folder's environment.json tells of, or else a new one, in every process."""
-    chosen = [_choose(inputs, folder) if state.is_main_process else None]
-    broadcast_object_list(chosen)
-    (agreed,) = chosen
-    assert agreed is not None
-    return agreed
+    return first_does(lambda: _choose(inputs, folder))
 
 
 def _choose(inputs: Inputs, folder: RunFolder | None) -> Arithmetic:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 
+from depthprune.distributed.sharded import shards
 from depthprune.files import remove
 from depthprune.model.arithmetic import Arithmetic
 from depthprune.model.casting import cast_weights
@@ -63,6 +64,11 @@ class Job:
         if settings.bf16 is not None or self.arithmetic.dtype is None:
             return settings
         return settings.model_copy(update={"bf16": self.arithmetic.autocasts})
+
+    @property
+    def training_device(self) -> torch.device:
+        """Where a model is loaded to be trained: in shards it need not fit an accelerator as a whole."""
+        return torch.device("cpu") if shards() else self.state.device
 
     def load(self, path: str | Path, dtype: torch.dtype | str | None = None) -> Any:
         """A model on this process's device, by default as this run's arithmetic has it."""

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from depthprune.importance.igia import Igia
+from depthprune.distributed.processes import first_does
 from depthprune.pipeline.job import Job
 
 log = logging.getLogger("depthprune")
@@ -20,13 +20,10 @@ def in_rounds(
     Args:
         next_round: of the rounds so far the next one, and what it removes in words; None once enough is gone.
     """
-    rounds: list[Round] = job.folder.read_if_whole(partial, [])
+    rounds: list[Round] = first_does(lambda: job.folder.read_if_whole(partial, []))
     while (found := next_round(rounds)) is not None:
         round_, removes = found
         rounds.append(round_)
         log.info("%-8s round %d removes %s", "score", len(rounds), removes)
-        if isinstance(job.recipe.importance, Igia):  # every process scores, and has read the rounds
-            job.state.wait_for_everyone()
-        if job.state.is_main_process:
-            job.folder.write(partial, rounds)
+        first_does(lambda: job.folder.write(partial, rounds))
     return rounds

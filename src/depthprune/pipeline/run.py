@@ -6,10 +6,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
+from accelerate.utils import DistributedType
 
 from depthprune.cost import measured
+from depthprune.distributed.processes import check_same, count, first_does, is_first, join
+from depthprune.distributed.rows import share_of
+from depthprune.distributed.sharded import shards, uses_deepspeed
 from depthprune.errors import UserError, disk_faults_explained
 from depthprune.evaluation.harness import Tasks, find_tasks
 from depthprune.files import read_object, remove
@@ -33,6 +36,8 @@ from depthprune.pipeline.tasks import keep, row_on_tasks
 from depthprune.pipeline.train import answers, baseline, train
 from depthprune.recipe.recipe import Recipe
 from depthprune.report import environment, write_report
+from depthprune.settings import TrainerSettings
+from depthprune.training import QLora
 
 log = logging.getLogger("depthprune")
 
@@ -83,19 +88,49 @@ def run(
     """
     if until not in UNTIL:
         raise UserError(f"--until {until}: the stages are {', '.join(UNTIL)}")
-    folder = RunFolder(output)
+    folder, state = RunFolder(output), join()
     with disk_faults_explained():
-        check_apart(recipe, folder.root)
-        folder.check()
+        first_does(lambda: _check_folder(recipe, folder))
+        _check_launch(recipe, state)
         inputs = load_inputs(recipe, until)
-        check_disk(inputs, folder.root)
-        # Said, for on a machine without accelerator torchrun's processes would not know of each other.
-        state = PartialState(cpu=not torch.accelerator.is_available())
-        arithmetic = settle_arithmetic(inputs, folder, state)
+        first_does(lambda: check_disk(inputs, folder.root))
+        arithmetic = settle_arithmetic(inputs, folder)
         job = Job(inputs, folder, state, arithmetic, None if beside is None else tuple(beside))
-        with folder.in_use() if job.state.is_main_process else nullcontext():
-            _run_stages(job, until, overwrite)
+        digests = digests_of(job, recipe)
+        check_same({"model, data or recipe": digests})
+        _check_gradients(job, digests)
+        with folder.in_use() if is_first() else nullcontext():
+            _run_stages(job, digests, until, overwrite)
     return folder.root
+
+
+def _check_folder(recipe: Recipe, folder: RunFolder) -> None:
+    check_apart(recipe, folder.root)
+    folder.check()
+
+
+def _check_launch(recipe: Recipe, state: PartialState) -> None:
+    """Raises `UserError` where the processes cannot do the recipe's trainings together."""
+    for slot in ("importance", "training"):
+        if isinstance(settings := getattr(recipe, slot), TrainerSettings):
+            share_of(settings, count(), slot)
+    if shards() and isinstance(recipe.training, QLora):
+        raise UserError(
+            "training.method=qlora does not go into FSDP2's shards: launch with DDP, or choose lora"
+        )
+    if shards() and state.distributed_type == DistributedType.MULTI_CPU:
+        log.warning("accelerate has no FSDP without an accelerator: DDP is used")
+
+
+def _check_gradients(job: Job, digests: dict[str, str]) -> None:
+    """Raises `UserError` where igia has still to score, and cannot see its gradients."""
+    if not uses_deepspeed() or not isinstance(job.recipe.importance, Igia) or "score" not in digests:
+        return
+    if not first_does(lambda: _is_done(job, "score", digests, STAGES)):
+        raise UserError(
+            "importance.metric=igia reads gradients, which DeepSpeed keeps to itself: launch with DDP or FSDP2, "
+            "or let `depthprune score` do this stage in one process first"
+        )
 
 
 def evaluate_model(recipe: Recipe, tasks: Tasks | None = None) -> dict[str, Any]:
@@ -106,13 +141,13 @@ def evaluate_model(recipe: Recipe, tasks: Tasks | None = None) -> dict[str, Any]
     """
     model = str(recipe.model)
     found = None if tasks is None else find_tasks(tasks, model)
-    inputs, state = load_inputs(recipe), PartialState()
+    inputs, state = load_inputs(recipe), join()
     row: dict[str, Any] = {}
     if tasks is not None and found is not None:
         row = row_on_tasks(inputs, state, tasks, found)
         give_back()
     if inputs.evals:
-        job = Job(inputs, RunFolder("."), state, settle_arithmetic(inputs, None, state))
+        job = Job(inputs, RunFolder("."), state, settle_arithmetic(inputs, None))
         row = {**row, **row_of(job, model)}
         del row["per_row"]
     evaluation = {"rows": {Path(model).name: row}}
@@ -120,32 +155,25 @@ def evaluate_model(recipe: Recipe, tasks: Tasks | None = None) -> dict[str, Any]
     return evaluation if kept is None else {**evaluation, "kept": str(kept)}
 
 
-def _run_stages(job: Job, until: str, overwrite: bool) -> None:
-    digests = digests_of(job, job.recipe)
+def _run_stages(job: Job, digests: dict[str, str], until: str, overwrite: bool) -> None:
     asked = STAGES[: STAGES.index(until) + 1] if until != "train" else STAGES[: STAGES.index("baseline") + 1]
-    if job.state.is_main_process:
-        set_aside_without_stamps(job.folder)
-        job.folder.sweep()
-        borrow(job, digests)
-    job.state.wait_for_everyone()
+    for stage in first_does(lambda: _prepare(job, digests, asked, overwrite)):
+        _run_stage(job, stage, digests[stage])
+    first_does(lambda: _close(job, asked))
+
+
+def _prepare(job: Job, digests: dict[str, str], asked: Sequence[str], overwrite: bool) -> list[str]:
+    """Puts the folder in order: what the recipe replaces goes aside, what a kill left undone is done.
+
+    Returns the stages that are left to do.
+    """
+    set_aside_without_stamps(job.folder)
+    job.folder.sweep()
+    borrow(job, digests)
     todo = [stage for stage in digests if stage in asked and not _is_done(job, stage, digests, asked)]
     for stage in digests:
         if stage in asked and stage not in todo:
             log.info("%-8s already done", stage)
-    job.state.wait_for_everyone()
-    if job.state.is_main_process:
-        _prepare(job, digests, todo, overwrite)
-    job.state.wait_for_everyone()
-    for stage in todo:
-        _run_stage(job, stage, digests[stage])
-    if job.state.is_main_process:
-        if "train" in asked and job.beside is None:  # what a killed training would go on with
-            remove(job.folder.teacher)
-        write_report(job.folder.root)
-
-
-def _prepare(job: Job, digests: dict[str, str], todo: list[str], overwrite: bool) -> None:
-    """Puts the folder in order: what the recipe replaces goes aside, what a kill left undone is done."""
     supersede(job.folder, digests, todo, overwrite)
     job.folder.begin(digests, todo)
     for stage in digests:
@@ -155,20 +183,28 @@ def _prepare(job: Job, digests: dict[str, str], todo: list[str], overwrite: bool
     if todo or read_object(job.folder.own / "environment.json") is None:
         found = {"sources": provenance(job.inputs), "arithmetic": job.arithmetic.to_json()}
         job.folder.write("environment.json", {**environment(), **found})
+    return todo
 
 
 def _run_stage(job: Job, stage: str, digest: str) -> None:
     do, everyone = DOING[stage]
-    if everyone(job) or job.state.is_main_process:
-        log.info("%-8s …", stage)
-        with measured() as cost:
-            note = do(job, digest)
-        if job.state.is_main_process:
-            job.folder.finish(stage, digest, cost)
-            job.folder.clean(SCRATCH[stage](job))
-            log.info("%-8s %s (%.1f s)", stage, note, cost["seconds"])
-    job.state.wait_for_everyone()
+    log.info("%-8s …", stage)
+    with measured() as cost:
+        note = do(job, digest) if everyone(job) else first_does(lambda: do(job, digest))
+    first_does(lambda: _finish(job, stage, digest, cost))
+    log.info("%-8s %s (%.1f s)", stage, note, cost["seconds"])
     give_back()
+
+
+def _finish(job: Job, stage: str, digest: str, cost: dict[str, Any]) -> None:
+    job.folder.finish(stage, digest, cost)
+    job.folder.clean(SCRATCH[stage](job))
+
+
+def _close(job: Job, asked: Sequence[str]) -> None:
+    if "train" in asked and job.beside is None:  # what a killed training would go on with
+        remove(job.folder.teacher)
+    write_report(job.folder.root)
 
 
 def _is_done(job: Job, stage: str, digests: dict[str, str], asked: Sequence[str]) -> bool:

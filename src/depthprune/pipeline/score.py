@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from depthprune.cost import WORTH_SAYING, measured, spoken
+from depthprune.distributed.processes import first_does
 from depthprune.importance.igia import Igia
 from depthprune.importance.magnitude import Magnitude
 from depthprune.importance.recorder import GradientRecorder
@@ -25,7 +26,7 @@ from depthprune.recovery.stretch import gap_factors, log_norms, stretched
 from depthprune.selection import Contiguous, Iterative
 from depthprune.selection.finite import finite
 from depthprune.selection.pairs import Cuts
-from depthprune.training.base import training_dtype
+from depthprune.training.base import Start, training_dtype
 from depthprune.training.time_left import TimeLeft
 from depthprune.training.trainer import sft_trainer, untouched
 
@@ -42,8 +43,7 @@ def score(job: Job, digest: str) -> str:
     with measured() as cost:
         found = _scores(job, partial)
     metric = job.recipe.importance.metric
-    if job.state.is_main_process:
-        job.folder.write("scores.json", {"metric": metric, **found, **cost})
+    first_does(lambda: job.folder.write("scores.json", {"metric": metric, **found, **cost}))
     rounds = f" in each of {len(found['rounds'])} rounds" if found["rounds"] else ""
     return f"{metric} over {found['samples']} samples{rounds}"
 
@@ -106,7 +106,8 @@ def _scorer(job: Job, metric: Any) -> Scorer:
 
 def _training_scorer(job: Job, metric: Igia) -> Scorer:
     def score(removed: Sequence[int]) -> dict[str, Any]:
-        model = job.load(str(job.recipe.model), training_dtype(metric, job.dtype))
+        start = Start(str(job.recipe.model), job.dtype, job.training_device, job.recipe.trust_remote_code)
+        model = start.load(training_dtype(metric, job.dtype))
         job.recipe.recovery.check(model)
         kept = [i for i in range(job.inputs.num_layers) if i not in removed]
         if removed:
@@ -117,12 +118,12 @@ def _training_scorer(job: Job, metric: Igia) -> Scorer:
         with untouched(model):
             told = [recorder, TimeLeft(metric.metric, metric.steps)]
             sft_trainer(model, job.inputs.tokenizer, rows, metric, scratch, job.recipe.seed, told).train()
-        batch = metric.per_device_train_batch_size * metric.gradient_accumulation_steps
+        batch = metric.per_device_train_batch_size * metric.gradient_accumulation_steps  # of all processes
         scores = torch.zeros(job.inputs.num_layers)
         scores[kept] = recorder.scores()
         return {
             "scores": scores.tolist(),
-            "samples": len(recorder.course) * batch * job.state.num_processes,
+            "samples": len(recorder.course) * batch,
             "steps": len(recorder.course),
             "course": [step.tolist() for step in recorder.course],
             "scored": sorted(recorder.scored),
@@ -134,9 +135,7 @@ def _training_scorer(job: Job, metric: Igia) -> Scorer:
 def _spool(job: Job) -> Path | None:
     if not job.recipe.keep_gradients and not job.recipe.recovery.needs_gradients:
         return None
-    if job.state.is_main_process:
-        job.folder.fresh(job.folder.gradients)
-    return job.folder.gradients
+    return first_does(lambda: job.folder.fresh(job.folder.gradients))
 
 
 def _in_rounds(job: Job, scorer: Scorer, selection: Iterative, partial: str) -> dict[str, Any]:

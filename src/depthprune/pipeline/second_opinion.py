@@ -5,15 +5,13 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
-from accelerate.utils import broadcast_object_list
-
 from depthprune.cost import measured
 from depthprune.data.calibration import first_samples, some_rows
+from depthprune.distributed.processes import first_does
 from depthprune.errors import UserError
 from depthprune.evaluation.measurement import ratio_and_stderr
 from depthprune.importance.block_influence import BlockInfluence
 from depthprune.importance.cut_loss import cut_losses
-from depthprune.importance.igia import Igia
 from depthprune.importance.loss import Loss
 from depthprune.importance.masked import MaskedForward
 from depthprune.model.resume import needs_neighbours
@@ -154,11 +152,9 @@ def guard_of(measurements: Measurements) -> dict[str, Any]:
 
 def guarded(job: Job) -> list[int]:
     """The layers that the rounds of an iterative selection keep, in every process that scores."""
-    found = [guard_of(Measurements(job)).get("kept", [])] if job.state.is_main_process else [[]]
+    found = first_does(lambda: guard_of(Measurements(job)).get("kept", []))
     give_back()  # scoring loads a model of its own
-    if isinstance(job.recipe.importance, Igia):
-        broadcast_object_list(found)
-    return found[0]
+    return found
 
 
 def second_opinion(measurements: Measurements, plan: Plan, kept: Sequence[int]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from depthprune.data.tokens import encode_prompts
+from depthprune.distributed.processes import first_does, is_first, wait_for_all
+from depthprune.distributed.sharded import shards
 from depthprune.files import remove
 from depthprune.pipeline.fingerprint import model_fingerprint
 from depthprune.pipeline.job import Job
@@ -57,17 +59,22 @@ def _settings(job: Job) -> FineTuning:
 def _fine_tune(job: Job, path: str | Path, stage: str, digest: str) -> str:
     """Tunes the checkpoint in `path` → the stage's own checkpoint, metrics.jsonl, training.json."""
     settings = _settings(job)
-    scratch = job.folder.own / "trainer" / f"{stage}-{digest}"
+    # What shards leave is of no use to whole models, and the other way round.
+    scratch = job.folder.own / "trainer" / f"{stage}-{digest}{'-shards' if shards() else ''}"
     rows = _rows(job)
     teacher = _teacher(job, rows) if settings.loss == "distill" else None
     losses = LossLog(job.folder.own / "metrics.jsonl", stage)
-    start = Start(path, job.dtype, job.state.device, job.recipe.trust_remote_code)
+    start = Start(path, job.dtype, job.training_device, job.recipe.trust_remote_code)
     tokenizer, seed = job.inputs.tokenizer, job.recipe.seed
     model, trains = fine_tune(start, tokenizer, rows, settings, scratch, seed, [losses], teacher)
-    if job.state.is_main_process:
-        job.save(model, stage)
-        _record(job, stage, trains)
+    first_does(lambda: _leave(job, stage, model, trains))
     return f"{settings.method} on {len(rows)} rows, {losses.steps} steps"
+
+
+def _leave(job: Job, stage: str, model: Any, trains: dict[str, Any]) -> None:
+    """Writes what the stage has made."""
+    job.save(model, stage)
+    _record(job, stage, trains)
 
 
 def _rows(job: Job) -> Any:
@@ -80,13 +87,14 @@ def _teacher(job: Job, rows: Any) -> TeacherCache:
     """The dense model's predictions on `rows`, all on disk; every process makes its share."""
     settings = _settings(job)
     cache = TeacherCache(job.folder.teacher / _teacher_key(job, rows), rows, settings.distill)
-    _remove_others(cache.folder)
-    share = cache.missing()[job.state.process_index :: job.state.num_processes]
-    job.state.wait_for_everyone()  # all have seen what is missing before any of it is written
-    if share:
+    first_does(lambda: _remove_others(cache.folder))
+    missing = first_does(cache.missing)
+    # Under FSDP transformers gives the whole model to the first process alone.
+    share = missing[job.state.process_index :: job.state.num_processes] if not shards() else missing
+    if share and (is_first() or not shards()):
         tokens = settings.per_device_train_batch_size * job.inputs.max_length(settings.max_length)
         cache.fill(_dense(job), job.inputs.tokenizer, share, tokens)
-    job.state.wait_for_everyone()
+    wait_for_all()
     return cache
 
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
-from trl import SFTTrainer
 
 from depthprune.model.head import chunk_rows, logits_of
 from depthprune.training.learned import learned_states
+from depthprune.training.shared import SharedTrainer
 from depthprune.training.teacher import TeacherCache, lumped
 
 
@@ -46,7 +46,7 @@ class TaughtBatches:
         return {**self.collate(rows), "teacher_ids": ids, "teacher_logprobs": logprobs}
 
 
-class DistillTrainer(SFTTrainer):
+class DistillTrainer(SharedTrainer):
     """SFTTrainer with the loss above. `teacher` holds predictions for each row of `train_dataset`."""
 
     def __init__(self, *, train_dataset: Any, teacher: TeacherCache, **options: Any) -> None:

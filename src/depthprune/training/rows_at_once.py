@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from depthprune.distributed.processes import first_does
 from depthprune.model.anatomy import decoder, decoder_layers, linear_weights, unwrap
 
 log = logging.getLogger("depthprune")
@@ -34,12 +35,13 @@ def fit_rows(trainer: Any, longest: int, checkpointing: bool | None) -> dict[str
         longest: tokens of the longest row.
     """
     arguments, model = trainer.args, trainer.model
-    wanted, room = arguments.per_device_train_batch_size, _room(unwrap(model).device)
+    wanted = arguments.per_device_train_batch_size
+    room = first_does(lambda: _room(trainer.accelerator.device))
     anew = bool(arguments.gradient_checkpointing)
     found = {"rows_at_once": wanted, "gradient_checkpointing": anew}
     if wanted * longest * NEVER_MORE * _widths(model) < room:
         return found
-    kept = kept_bytes(model, longest, bool(arguments.bf16))
+    kept = first_does(lambda: kept_bytes(model, longest, bool(arguments.bf16)))
     embedding: Any = unwrap(model).get_input_embeddings()
     layers, hidden = len(decoder_layers(model)), embedding.weight.shape[1]
     lean = kept / layers + 4 * layers * hidden * longest

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
+from depthprune.distributed.processes import count, is_first
+from depthprune.distributed.rows import share_of
+from depthprune.distributed.sharded import lies_in_shards, put_weights, trained_weights, whole
 from depthprune.errors import UserError
 from depthprune.model.anatomy import layers_path
 from depthprune.settings import LoraSettings, TrainerSettings
@@ -45,7 +48,7 @@ def sft_trainer(
     With `LoraSettings` the model gets float32 adapters, which alone train. A `teacher` over the same rows
     makes it a distillation. TRL changes the model's config and `forward`: wrap the training in `untouched`.
     """
-    from trl import SFTTrainer
+    from depthprune.training.shared import SharedTrainer
 
     if not hasattr(model, model.base_model_prefix):  # Llama 4's text model, whose backbone TRL looks up by it
         model.base_model_prefix = layers_path(model).split(".")[0]
@@ -60,7 +63,7 @@ def sft_trainer(
         "peft_config": lora_config(model, settings) if isinstance(settings, LoraSettings) else None,
         "callbacks": [*callbacks, Manifests()],
     }
-    trainer: Any = SFTTrainer(**options) if teacher is None else _distilling(teacher, options)
+    trainer: Any = SharedTrainer(**options) if teacher is None else _distilling(teacher, options)
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL casts adapters on a quantised base to bfloat16
             parameter.data = parameter.data.float()
@@ -85,10 +88,12 @@ def _trainer_arguments(
     fine_tuning = settings if isinstance(settings, FineTuning) else None
     common = TrainerSettings.model_fields.keys() - {"max_length", "gradient_checkpointing", "bf16"}
     checkpointing = settings.gradient_checkpointing
+    rows, passes = share_of(settings, count())
     balanced = hasattr(model.config.get_text_config(), "num_experts")
     return SFTConfig(
         output_dir=str(folder),
-        **settings.model_dump(include=set(common)),
+        **settings.model_dump(include=set(common))
+        | {"per_device_train_batch_size": rows, "gradient_accumulation_steps": passes},
         max_length=None,  # the rows come truncated, and a row that would vanish has been reported
         completion_only_loss=masked,
         router_aux_loss_coef=None if balanced else 0.0,  # TRL's balancing loss reads `num_experts`
@@ -131,11 +136,11 @@ def fine_tune(
     seed: int,
     callbacks: Sequence[TrainerCallback] = (),
     teacher: "TeacherCache | None" = None,
-) -> tuple[PreTrainedModel, dict[str, Any]]:
+) -> tuple[PreTrainedModel | None, dict[str, Any]]:
     """Trains the checkpoint `start`; a plain model in eval mode, adapters merged, and its `trained_tensors`.
 
     `folder` is the Trainer's own. A call that was killed goes on from its newest whole checkpoint there, with
-    the same result as if it had not been.
+    the same result as if it had not been. Where FSDP2 trains in shards, only the first process has the model.
     """
     assert (settings.loss == "distill") == (teacher is not None)
     model: Any = settings.load(start)
@@ -152,13 +157,30 @@ def fine_tune(
         set_seed(seed)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        if not all(parameter.isfinite().all() for parameter in trained.parameters()):
+        if not all(whole(parameter.isfinite()).all() for parameter in trained.parameters()):
             raise UserError(
                 f"training ended with weights that are not finite: lower training.learning_rate "
                 f"({settings.learning_rate:g})"
             )
-        plain = settings.plain(trained, start)
-    return plain.requires_grad_(True).eval(), trains
+        if lies_in_shards(trained):
+            trained = _in_one_piece(trained, settings, start)
+        plain = None if trained is None else settings.plain(trained, start).requires_grad_(True).eval()
+    return plain, trains
+
+
+def _in_one_piece(sharded: Any, settings: FineTuning, start: Start) -> Any:
+    """The model as training would have left it without shards, in the first process; None in the others."""
+    weights = trained_weights(sharded)
+    if not is_first():
+        return None
+    from peft import get_peft_model
+
+    model: Any = settings.load(start)
+    settings.choose_trained(model)
+    if isinstance(settings, LoraSettings):
+        model = get_peft_model(model, lora_config(model, settings))
+    put_weights(model, weights)
+    return model
 
 
 def _said(trains: dict[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""One run in several processes, which torchrun or `accelerate launch` has started."""

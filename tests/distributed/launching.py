@@ -1,0 +1,109 @@
+"""Runs of depthprune in two processes, and what they leave beside that of one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from runs import model_folder, rows, write_jsonl
+from safetensors.torch import load_file
+
+import depthprune.distributed
+
+HERE = Path(__file__).parent
+CONFIGS = Path(depthprune.distributed.__file__).parent / "configs"
+ROWS = 42
+"""Five updates of eight rows, and one of two: of that a process may get no row."""
+COMMON = {
+    "training.per_device_train_batch_size": 4,
+    "training.gradient_accumulation_steps": 2,
+    "training.learning_rate": 1e-3,
+    "training.num_train_epochs": 2,
+}
+LORA = {
+    **COMMON,
+    "training.lora_dropout": 0,  # whose masks are other ones in each process
+    "importance.lora_dropout": 0,
+    "importance.steps": 6,
+}
+FULL = {"training.method": "full", **COMMON}
+
+
+def lab(folder: Path) -> Path:
+    """A tiny model and data of its own."""
+    model_folder(folder / "model")
+    write_jsonl(folder / "train.jsonl", rows(ROWS))
+    write_jsonl(folder / "test.jsonl", rows(8, seed=1))
+    return folder
+
+
+def call(folder: Path, recipe: str, output: str, settings: dict[str, Any], *more: str) -> list[str]:
+    """The arguments of a run in `folder`."""
+    sources = {"model": "model", "train": "train.jsonl", "eval": "test.jsonl", "output": output}
+    options = [word for name, path in sources.items() for word in (f"--{name}", str(folder / path))]
+    return ["run", recipe, *options, *(f"{key}={value}" for key, value in settings.items()), *more]
+
+
+def alone(arguments: list[str]) -> subprocess.CompletedProcess:
+    """One process."""
+    return _ended([sys.executable, "-m", "depthprune", *arguments], {})
+
+
+def together(arguments: list[str], processes: int = 2, **environment: str) -> subprocess.CompletedProcess:
+    """Several processes of torchrun, under DDP."""
+    return _ended([*torchrun(processes), "-m", "depthprune", *arguments], environment)
+
+
+def in_shards(arguments: list[str], witness: Path, processes: int = 2) -> subprocess.CompletedProcess:
+    """Several processes under FSDP2, by the config that comes with depthprune."""
+    environment = {**fsdp_environment(CONFIGS / "fsdp2.yaml"), "DEPTHPRUNE_SHARDED": str(witness)}
+    return _ended([*torchrun(processes), str(HERE / "as_fsdp2.py"), *arguments], environment)
+
+
+def torchrun(processes: int) -> list[str]:
+    """The launcher; --standalone takes a free port."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, "--nproc_per_node", str(processes)]
+
+
+def fsdp_environment(config: Path) -> dict[str, str]:
+    """What `accelerate launch` makes of a config's `fsdp_config`."""
+    said = yaml.safe_load(config.read_text())["fsdp_config"]
+    found = {
+        name.upper(): str(value).lower() if value in (True, False) else str(value)
+        for name, value in said.items()
+    }
+    return {"ACCELERATE_USE_FSDP": "true", **found}
+
+
+def _ended(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        command, env={**os.environ, **quiet, **environment}, capture_output=True, text=True, timeout=900
+    )
+
+
+def read(run: Path, name: str) -> Any:
+    return json.loads((run / "depthprune" / name).read_text())
+
+
+def score_difference(one: Path, other: Path) -> float:
+    """The largest, relative to the layer's score."""
+    first, second = (torch.tensor(read(run, "scores.json")["scores"]).double() for run in (one, other))
+    return float(((first - second).abs() / first.abs()).max())
+
+
+def weight_difference(one: Path, other: Path) -> float:
+    """The largest of any weight, relative to the largest of its tensor."""
+    first, second = (load_file(run / "model.safetensors") for run in (one, other))
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max() / first[name].abs().max()) for name in first)
+
+
+def tokens_seen(run: Path) -> list[int]:
+    lines = (run / "depthprune" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["num_input_tokens_seen"] for line in lines]
