@@ -128,8 +128,8 @@ def _check_gradients(job: Job, digests: dict[str, str]) -> None:
         return
     if not first_does(lambda: _is_done(job, "score", digests, STAGES)):
         raise UserError(
-            "importance.metric=igia reads gradients, which DeepSpeed keeps to itself: launch with DDP or FSDP2, "
-            "or let `depthprune score` do this stage in one process first"
+            "importance.metric=igia reads gradients, which DeepSpeed keeps to itself: launch with DDP or "
+            "FSDP2, or let `depthprune score` do this stage in one process first"
         )
 
 
