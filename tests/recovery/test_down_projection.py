@@ -4,7 +4,7 @@ from naive_repair import LINEAR, calibration, contributions, outputs, pruned, un
 from tiny import FAMILIES, tiny_model
 
 from depthprune.errors import UserError
-from depthprune.recovery.activations import output_and_contribution
+from depthprune.recovery.activations import outputs_and_contributions
 from depthprune.recovery.down_projection import DownProjection, first_that_takes_a_map, probe
 
 NORM_AFTER_MLP = ["gemma2", "gemma3_text", "olmo2", "olmo3", "glm4", "exaone4"]
@@ -16,7 +16,7 @@ def test_the_contribution_is_what_goes_when_the_down_projection_is_silent(family
     batches, removed = calibration(model), [1, 2]
     down = probe(model, 3)
     with torch.no_grad():
-        found = [output_and_contribution(model, down, batch, removed) for batch in batches]
+        found = list(outputs_and_contributions(model, down, batches, removed))
     shallow = pruned(model, removed)
     expected = contributions(shallow, 1, batches)
     torch.testing.assert_close(

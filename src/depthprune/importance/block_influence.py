@@ -39,16 +39,23 @@ class BlockInfluence(MetricSettings):
         from depthprune.importance.damage import refuse_non_finite
         from depthprune.model.anatomy import decoder_layers
         from depthprune.model.between import streams
+        from depthprune.model.walk import each_layer_io
 
         turned = torch.zeros(2, len(decoder_layers(model)), dtype=torch.float64)
-        tokens = 0
+        batches = list(batches)
+        masks = [batch["attention_mask"].bool() for batch in batches]
+
+        def visit(n: int, i: int, before: torch.Tensor, after: torch.Tensor, across: bool = False) -> None:
+            cosine = F.cosine_similarity(before.float(), after.float(), dim=-1)
+            turned[int(across), i] += (1 - cosine)[masks[n].to(cosine.device)].sum().cpu()
+
         with torch.inference_mode():
-            for batch in with_progress(batches, self.metric):
-                real = batch["attention_mask"].bool()
+            if not sides:
+                each_layer_io(model, batches, visit, self.metric)
+            for n, batch in enumerate(with_progress(batches, self.metric)) if sides else ():
                 for across, i, before, after in streams(model, batch, sides):
-                    cosine = F.cosine_similarity(before.float(), after.float(), dim=-1)
-                    turned[int(across), i] += (1 - cosine)[real.to(cosine.device)].sum().cpu()
-                tokens += int(real.sum())
+                    visit(n, i, before, after, across)
+        tokens = sum(int(mask.sum()) for mask in masks)
         if tokens == 0:
             raise UserError("block-influence: the calibration batches hold no token; give at least one batch")
         layers, between = (turned / tokens).float()

@@ -5,9 +5,10 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from depthprune.model.anatomy import decoder, unwrap
+from depthprune.model.anatomy import unwrap
 from depthprune.model.head import IGNORED, next_tokens, token_logprobs
 from depthprune.model.skip import skipped
+from depthprune.model.walk import outputs
 
 
 @torch.inference_mode()
@@ -20,10 +21,9 @@ def cut_losses(
     """
     found = []
     with skipped(model, removed):
-        for batch in batches:
-            inputs = {key: batch[key].to(unwrap(model).device) for key in ("input_ids", "attention_mask")}
-            output = decoder(model)(**inputs, use_cache=False)
-            targets = next_tokens(inputs)
+        read = [{key: batch[key] for key in ("input_ids", "attention_mask")} for batch in batches]
+        for inputs, output in zip(read, outputs(model, read), strict=True):
+            targets = next_tokens(inputs).to(unwrap(model).device)
             wanted = targets != IGNORED
             hidden = output["last_hidden_state"][wanted.to(output["last_hidden_state"].device)]
             tokens = targets[wanted]

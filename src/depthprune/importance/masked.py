@@ -37,20 +37,18 @@ class MaskedForward(MetricSettings):
         """As `losses`, and where there are sides without each pair that lies across two layers: [2, L]."""
         import torch
 
-        from depthprune.cost import with_progress
         from depthprune.model.anatomy import decoder_layers, unwrap
         from depthprune.model.head import IGNORED, next_tokens, summed_loss
-        from depthprune.model.resume import without_each_pair
+        from depthprune.model.walk import without_each
 
         sums = torch.zeros(2, len(decoder_layers(model)), dtype=torch.float64)
-        tokens = 0
+        device = unwrap(model).device
+        batches = [{key: value.to(device) for key, value in batch.items()} for batch in batches]
+        targets = [next_tokens(batch) for batch in batches]
+        tokens = sum(int((target != IGNORED).sum()) for target in targets)
         with torch.inference_mode():
-            for batch in with_progress(batches, self.metric):
-                batch = {key: value.to(unwrap(model).device) for key, value in batch.items()}
-                targets = next_tokens(batch)
-                tokens += int((targets != IGNORED).sum())
-                for i, across, output in without_each_pair(model, batch, sides):
-                    sums[int(across), i] += summed_loss(model, output, targets)
+            for n, i, across, output in without_each(model, batches, sides, self.metric):
+                sums[int(across), i] += summed_loss(model, output, targets[n])
         if tokens == 0:
             raise UserError(
                 f"{self.metric}: the calibration batches hold no token to predict; give samples of two "

@@ -8,9 +8,9 @@ another one is called: what goes through layer by layer reads each of them once.
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import accumulate, count
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +18,13 @@ import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from accelerate.utils import send_to_device
 from accelerate.utils.offload import PrefixedDataset
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from depthprune.model.anatomy import decoder_layers, layers_path
 from depthprune.model.loading import load_config, load_with_report
 from depthprune.model.skeleton import skeleton
+from depthprune.model.states import mapped_file
 
 DeviceMap = Literal["auto", "disk"]
 
@@ -84,14 +83,13 @@ class Shelf:
         self.at_hand: list[Offloaded] = []
         self.walks: bool | None = None
         """Whether its layers can be called one by one, once that was tried."""
-        self._names = count()
+        self.room: int | None = None
+        """How many bytes hidden states take in memory at once; None for a share of what is free."""
 
     def stow(self, tensor: Tensor) -> Tensor:
         """The same on the CPU, mapped from a file: it takes no memory that the system could not have back."""
-        path = self.scratch / f"changed-{next(self._names)}.safetensors"
-        save_file({"tensor": tensor.detach().contiguous()}, path)
-        with safe_open(path, "pt") as file:
-            return file.get_tensor("tensor")
+        found = mapped_file(tensor, self.scratch)
+        return found.copy_(tensor.detach())
 
 
 class Offloaded(ModelHook):
@@ -109,7 +107,7 @@ class Offloaded(ModelHook):
         self.device, self.skip_keys = like.execution_device, like.skip_keys
         self.weights_map = Weights(layer, stored)
         self.pins = 0
-        self._brought: dict[str, int] = {}
+        self._brought: dict[str, Tensor] = {}
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """What the layer is called with, on its device."""
@@ -131,7 +129,7 @@ class Offloaded(ModelHook):
         for name in self.weights_map:
             # A copy, since what is read from a file may be mapped, and aligned otherwise.
             _put(self.layer, name, self.weights_map[name].to(self.device, copy=True))
-            self._brought[name] = _get(self.layer, name).data_ptr()
+            self._brought[name] = _get(self.layer, name).detach()
         self.shelf.at_hand.append(self)
 
     @torch.inference_mode(False)
@@ -139,7 +137,7 @@ class Offloaded(ModelHook):
         """Lets go of the weights; those that were replaced since they came are kept in a file."""
         for name, brought in self._brought.items():
             tensor = _get(self.layer, name)
-            if tensor.data_ptr() != brought:
+            if tensor.data_ptr() != brought.data_ptr():
                 self.weights_map.changed[name] = self.shelf.stow(tensor)
             _put(self.layer, name, torch.empty_like(tensor, device="meta"))
         self._brought.clear()
@@ -240,6 +238,12 @@ def at_hand(*layers: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.pins -= 1
+
+
+def kept_aside(layer: nn.Module, tensors: Iterable[Tensor]) -> list[Tensor]:
+    """These tensors; of an offloaded layer copies in files, which take no memory."""
+    hook = _hook(layer)
+    return list(tensors) if hook is None else [hook.shelf.stow(tensor) for tensor in tensors]
 
 
 def _hook(layer: nn.Module) -> Offloaded | None:

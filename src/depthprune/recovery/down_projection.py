@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import LinearWeight, decoder_layers, down_projection, one_of_each_kind, unwrap
+from depthprune.model.offloaded import at_hand, kept_aside
+from depthprune.model.skip import skipped
 from depthprune.recovery.norm_after import NormAfter, find_norm_after
-from depthprune.recovery.slope import call_arguments, slope
+from depthprune.recovery.slope import Arguments, call_arguments, slope
 
 
 @dataclass(frozen=True)
@@ -20,27 +22,33 @@ class DownProjection:
     """A down projection whose output enters its layer's output linearly, or through a norm.
 
     Attributes:
-        layer: the index of the layer.
+        layer, block: the index of the layer, and the layer.
         holder: the linear, or the module of the stacked experts, that holds the weight.
         weight: the weight [d, k], however it is stored.
-        bias: what follows the map: the experts' biases [E, d], and before a norm a linear's own, which
-            otherwise does not.
+        bias: the name in the layer of what follows the map: the experts' biases [E, d], and before a norm a
+            linear's own, which otherwise does not.
         multiplier: m, by which the output enters, 1 in most families, the residual multiplier in Granite's.
         norm: what it goes through before it is added to the residual stream, if anything.
     """
 
     layer: int
+    block: nn.Module
     holder: nn.Module
     weight: LinearWeight
-    bias: nn.Parameter | None
+    bias: str | None
     multiplier: float
     norm: NormAfter | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """What a map changes, and with it a gain."""
-        found = [self.weight.parameter, self.bias, None if self.norm is None else self.norm.weight]
-        return [parameter for parameter in found if parameter is not None]
+        found = [self.weight.name, self.bias, None if self.norm is None else self.norm.name]
+        return [self.block.get_parameter(name) for name in found if name is not None]
+
+    def values(self) -> list[Tensor]:
+        """What the parameters hold."""
+        with at_hand(self.block):
+            return kept_aside(self.block, [parameter.data for parameter in self.parameters])
 
     @contextmanager
     def recording(self, found: list[Tensor]) -> Iterator[None]:
@@ -54,9 +62,10 @@ class DownProjection:
 
         def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = widened(inputs[0])
-            weight = self.weight.parameter.mT if self.weight.transposed else self.weight.parameter
-            bias = None if self.bias is None else self.bias.to(x.dtype)
-            found.append(multiplier * F.linear(x, weight.to(x.dtype), bias).flatten(0, -2))
+            weight, *others = (parameter.to(x.dtype) for parameter in self.parameters)
+            weight = weight.mT if self.weight.transposed else weight
+            bias = None if self.bias is None else others[0]
+            found.append(multiplier * F.linear(x, weight, bias).flatten(0, -2))
 
         def after(_: nn.Module, __: Any, output: Tensor) -> None:
             # A copy, since some families go on to add to the output in place.
@@ -79,25 +88,35 @@ class DownProjection:
 
         Rounded once, to `dtype` or their own.
         """
-        tensors = [torch.empty_like(parameter) for parameter in self.parameters]
-        old, new = self.weight.parameter, tensors[0]
+        with at_hand(self.block):
+            return self._folded(self.parameters, change, dtype, gain)
+
+    def _folded(
+        self,
+        parameters: Sequence[nn.Parameter],
+        change: Tensor,
+        dtype: torch.dtype | None,
+        gain: Tensor | None,
+    ) -> list[Tensor]:
+        tensors = [torch.empty_like(parameter) for parameter in parameters]
+        old, new = parameters[0], tensors[0]
         stacked = ((old, new),) if self.weight.experts is None else zip(old, new, strict=True)
         for before, after in stacked:
             wide = before.to(change.dtype)
             moved = wide + (wide @ change.mT if self.weight.transposed else change @ wide)
             after.copy_(moved.to(dtype or after.dtype))
         if self.bias is not None:
-            wide = self.bias.to(change.dtype)
-            tensors[1].copy_((wide + wide @ change.mT).to(dtype or self.bias.dtype))
+            wide = parameters[1].to(change.dtype)
+            tensors[1].copy_((wide + wide @ change.mT).to(dtype or parameters[1].dtype))
         if self.norm is not None:
-            kept = self.norm.weight.detach() if gain is None else self.norm.stored(gain, dtype)
+            kept = parameters[-1].detach() if gain is None else self.norm.stored(gain, dtype)
             tensors[-1].copy_(kept)
         return tensors
 
     @contextmanager
     def holding(self, tensors: Sequence[Tensor]) -> Iterator[None]:
         """Inside the block, the parameters have these values; nothing is copied."""
-        before = [parameter.data for parameter in self.parameters]
+        before = self.values()
         try:
             self.hold(tensors)
             yield
@@ -106,8 +125,9 @@ class DownProjection:
 
     def hold(self, tensors: Sequence[Tensor]) -> None:
         """Gives the parameters these values, without copying."""
-        for parameter, tensor in zip(self.parameters, tensors, strict=True):
-            parameter.data = tensor
+        with at_hand(self.block):
+            for parameter, tensor in zip(self.parameters, tensors, strict=True):
+                parameter.data = tensor.to(parameter.device)
 
 
 def widened(tensor: Tensor) -> Tensor:
@@ -135,18 +155,26 @@ def probe(model: nn.Module, i: int) -> DownProjection | str:
     Found by trial: whether the layer's output moves by m times what is added to the down projection's, and
     if not, whether a norm lies between. Raises `UserError` for a layer whose output is not finite.
     """
-    layer = decoder_layers(model)[i]
+    layers = decoder_layers(model)
+    with skipped(model, range(i + 1, len(layers))):
+        arguments = call_arguments(model)[i]
+    with at_hand(layers[i]):
+        return _probe(layers[i], i, arguments)
+
+
+def _probe(layer: nn.Module, i: int, arguments: Arguments) -> DownProjection | str:
     weight = down_projection(layer)
     if weight is None:
         return "it has no down projection"
     path, name = weight.name.removesuffix(".weight"), ""
     if weight.experts is not None:
         path, _, name = path.rpartition(".")
-    holder, arguments = layer.get_submodule(path), call_arguments(model)[i]
-    biases = dict(holder.named_parameters(recurse=False))
+    holder = layer.get_submodule(path)
+    biases = {f"{path}.{leaf}" for leaf, _ in holder.named_parameters(recurse=False)}
     multiplier = slope(layer, path, arguments, i)
     if multiplier:
-        return DownProjection(i, holder, weight, biases.get(f"{name}_bias"), multiplier)
+        bias = f"{path}.{name}_bias"
+        return DownProjection(i, layer, holder, weight, bias if bias in biases else None, multiplier)
     if multiplier is not None:
         return "its down projection does not give one row for each token"
     if weight.experts is not None:
@@ -154,4 +182,5 @@ def probe(model: nn.Module, i: int) -> DownProjection | str:
     norm = find_norm_after(layer, path, arguments, i)
     if isinstance(norm, str):
         return norm
-    return DownProjection(i, holder, weight, biases.get("bias"), norm.multiplier, norm)
+    bias = f"{path}.bias"
+    return DownProjection(i, layer, holder, weight, bias if bias in biases else None, norm.multiplier, norm)

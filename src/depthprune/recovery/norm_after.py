@@ -24,6 +24,7 @@ class NormAfter:
         weight: what the checkpoint holds of the gain, g minus `offset`, which is 1 in Gemma.
         bias: of a LayerNorm.
         multiplier: m.
+        name: of the weight, in the layer or whatever module was looked into.
     """
 
     weight: nn.Parameter
@@ -32,6 +33,7 @@ class NormAfter:
     epsilon: float
     centred: bool
     multiplier: float
+    name: str = "weight"
 
     @property
     def norm(self) -> Norm:
@@ -56,18 +58,18 @@ def find_norm_after(layer: nn.Module, path: str, arguments: Arguments, i: int) -
     if not multiplier:
         return f"its output is not linear in that of {name}, the norm after {path}"
     module = layer.get_submodule(name)
-    found = known_norm(module, multiplier)
+    found = known_norm(module, multiplier, f"{name}.weight")
     kind = type(module).__name__
     return found or f"{name}, the norm after {path}, is a {kind}, neither RMSNorm nor LayerNorm"
 
 
-def known_norm(module: nn.Module, multiplier: float = 1.0) -> NormAfter | None:
+def known_norm(module: nn.Module, multiplier: float = 1.0, name: str = "weight") -> NormAfter | None:
     """What a module computes if it is an RMSNorm or a LayerNorm with a gain, by whatever name; else None."""
     kind = _kind(module)
     if kind is None:
         return None
     parameters = dict(module.named_parameters())
-    return NormAfter(parameters["weight"], parameters.get("bias"), *kind, multiplier)
+    return NormAfter(parameters["weight"], parameters.get("bias"), *kind, multiplier, name)
 
 
 def _kind(module: nn.Module) -> tuple[float, float, bool] | None:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from depthprune.cost import with_progress
+from depthprune.model.walk import in_step
 from depthprune.recovery.activations import (
     Batch,
-    layer_output,
+    layer_outputs,
     mean_loss,
     mean_outputs,
-    output_and_contribution,
+    outputs_and_contributions,
 )
 from depthprune.recovery.base import Evidence
 from depthprune.recovery.down_projection import DownProjection
@@ -70,10 +71,18 @@ class Repairs:
         self, down: DownProjection, target: int, batches: Sequence[Batch]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """E and Y of each batch, [tokens, d]: what the layer lacks of the whole model's `target`, and has."""
-        for batch in batches:
-            wanted = self._whole_output(target, batch)
-            output, contribution = output_and_contribution(self.model, down, batch, self.plan.removed)
+        for wanted, output, contribution in self._sides(down, target, batches):
             yield wanted - output, contribution
+
+    def _sides(
+        self, down: DownProjection, target: int, batches: Sequence[Batch]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Of each batch what the whole model gives at `target`, and output and contribution of the layer."""
+        for group in in_step(self.model, batches):
+            wanted = self._whole_outputs(target, group)
+            found = outputs_and_contributions(self.model, down, group, self.plan.removed)
+            for want, (output, contribution) in zip(wanted, found, strict=True):
+                yield want, output, contribution
 
     def normed_tokens(
         self, down: DownProjection, target: int, batches: Sequence[Batch]
@@ -85,9 +94,8 @@ class Repairs:
         """
         after = down.norm
         assert after is not None
-        for batch in batches:
-            wanted = self._whole_output(target, batch).double()
-            output, contribution = output_and_contribution(self.model, down, batch, self.plan.removed)
+        for wanted, output, contribution in self._sides(down, target, batches):
+            wanted = wanted.double()
             now = after.norm(contribution.double())
             yield contribution, (wanted - output) / after.multiplier + now, 1 / wanted.square().sum(-1)
 
@@ -99,12 +107,12 @@ class Repairs:
         tokens = held_if_small(lambda: self.normed_tokens(down, target, self.fit))
         return ThroughNorm(tokens, start, norm)
 
-    def _whole_output(self, i: int, batch: Batch) -> Tensor:
+    def _whole_outputs(self, i: int, batches: Sequence[Batch]) -> list[Tensor]:
         """h_{i+1} of the model as it was: no layer skipped, and repaired weights put back for a while."""
         with ExitStack() as as_it_was:
             for down, tensors in self._originals.values():
                 as_it_was.enter_context(down.holding(tensors))
-            return layer_output(self.model, i, batch)
+            return list(layer_outputs(self.model, i, batches))
 
     def choose(self, down: DownProjection, target: int, candidates: Sequence[Candidate]) -> None:
         """Folds in the candidate with the lowest held-out loss, or none where all of them raise it.
@@ -114,7 +122,7 @@ class Repairs:
         error_of = self._held_out_error(down, target)
         row: dict[str, Any] = {"layer": down.layer, "target": target, "rho": None, "lambda": None}
         row["candidates"] = [{"rho": None, "held_out_loss": self._loss, "held_out_error": 1.0}]
-        best = [parameter.data for parameter in down.parameters]
+        best = down.values()
         self._originals.setdefault(down.layer, (down, best))
         for candidate in with_progress(candidates, f"repair of layer {down.layer}"):
             folded = down.folded(candidate.change, self.dtype, candidate.gain)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers, unwrap
-from depthprune.model.hooks import for_each_layer_io
+from depthprune.model.walk import each_layer_io
 
 Batch = dict[str, Tensor]
 
@@ -25,13 +25,14 @@ def final_states(model: nn.Module, batches: Iterable[Batch]) -> list[Tensor]:
     """h_L, what leaves the last layer, before the final norm: the real tokens' [tokens, d] of each batch."""
     last = len(decoder_layers(model)) - 1
     found: list[Tensor] = []
-    for inputs, real in on_device(model, batches):
+    batches = list(batches)
+    masks = [real for _, real in on_device(model, batches)]
 
-        def keep(i: int, _: Tensor, after: Tensor, real: Tensor = real) -> None:
-            if i == last:
-                found.append(after[real].cpu())
+    def keep(n: int, i: int, _: Tensor, after: Tensor) -> None:
+        if i == last:
+            found.append(after[masks[n].to(after.device)].cpu())
 
-        for_each_layer_io(model, inputs, keep)
+    each_layer_io(model, batches, keep)
     return found
 
 
@@ -42,14 +43,14 @@ def sample_means(model: nn.Module, batches: Iterable[Batch], layers: Collection[
     Raises `UserError` naming the first layer with a value that is not finite.
     """
     found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    for inputs, real in on_device(model, batches):
-        weights = (real / real.sum(dim=1, keepdim=True)).unsqueeze(-1)
+    batches = list(batches)
+    weights = [(real / real.sum(dim=1, keepdim=True)).unsqueeze(-1) for _, real in on_device(model, batches)]
 
-        def add(i: int, _: Tensor, after: Tensor, weights: Tensor = weights) -> None:
-            if i in found:
-                found[i].append((after.float() * weights).sum(dim=1).cpu())
+    def add(n: int, i: int, _: Tensor, after: Tensor) -> None:
+        if i in found:
+            found[i].append((after.float() * weights[n].to(after.device)).sum(dim=1).cpu())
 
-        for_each_layer_io(model, inputs, add)
+    each_layer_io(model, batches, add)
     means = {layer: torch.cat(states) for layer, states in found.items()}
     for layer, states in means.items():
         if not states.isfinite().all():

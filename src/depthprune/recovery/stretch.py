@@ -18,9 +18,10 @@ from depthprune.model.anatomy import (
     one_of_each_kind,
     unwrap,
 )
-from depthprune.model.hooks import as_float32, for_each_layer_io, hidden_state, layer_input
+from depthprune.model.hooks import as_float32, hidden_state, layer_input
 from depthprune.model.parts import ATTENTION_OUTPUTS, layer_parts
 from depthprune.model.skip import skipped
+from depthprune.model.walk import each_layer_io
 from depthprune.recovery.norm_after import known_norm
 from depthprune.recovery.slope import Arguments, call_arguments, probe_tokens
 from depthprune.recovery.states import Batch, on_device
@@ -37,17 +38,15 @@ TRIED = 2.0
 def log_norms(model: nn.Module, batches: Sequence[Batch]) -> Tensor:
     """E_t[ln ‖h_i[t]‖₂] over real tokens, of layer 0's input and each layer's output: float64 [L + 1]."""
     sums = torch.zeros(len(decoder_layers(model)) + 1, dtype=torch.float64)
-    tokens = 0
-    for inputs, real in on_device(model, batches):
+    masks = [real for _, real in on_device(model, batches)]
 
-        def add(i: int, before: Tensor, after: Tensor, real: Tensor = real) -> None:
-            if i == 0:
-                sums[0] += _log_norm(before, real)
-            sums[i + 1] += _log_norm(after, real)
+    def add(n: int, i: int, before: Tensor, after: Tensor) -> None:
+        if i == 0:
+            sums[0] += _log_norm(before, masks[n])
+        sums[i + 1] += _log_norm(after, masks[n])
 
-        for_each_layer_io(model, inputs, add)
-        tokens += int(real.sum())
-    return sums / tokens
+    each_layer_io(model, batches, add)
+    return sums / sum(int(real.sum()) for real in masks)
 
 
 def gap_factors(norms: Tensor, removed: Sequence[int]) -> dict[int, float]:
@@ -204,4 +203,4 @@ def _with_hidden(call: Arguments, hidden: Tensor) -> Arguments:
 
 
 def _log_norm(hidden: Tensor, real: Tensor) -> float:
-    return float(hidden[real].float().norm(dim=-1).clamp_min(1e-30).log().double().sum())
+    return float(hidden[real.to(hidden.device)].float().norm(dim=-1).clamp_min(1e-30).log().double().sum())

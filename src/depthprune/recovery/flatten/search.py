@@ -12,10 +12,10 @@ from torch import nn
 from depthprune.cost import progress
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers, unwrap
-from depthprune.model.resume import replaced_input
 from depthprune.model.skip import skipped
 from depthprune.model.traits import OWN_INDEX
-from depthprune.recovery.activations import batch_loss, mean_loss
+from depthprune.model.walk import outputs
+from depthprune.recovery.activations import loss_of, mean_loss
 from depthprune.recovery.base import Evidence
 from depthprune.recovery.flatten.local import EPOCHS, trained
 from depthprune.recovery.flatten.making import Made, Making
@@ -219,16 +219,13 @@ class Search:
     ) -> float:
         """The held-out loss with this layer for the pair, from the pair's input on."""
         gone = {*self.removed, *places, *range(places[0])} - {kept}
-        sums = []
         with (
             standing_in(self.layers, kept, in_place_of(layer, self.whole[kept])),
             skipped(self.model, gone),
             torch.no_grad(),
         ):
-            for batch, states in zip(self.held_out, before, strict=True):
-                with replaced_input(self.layers[kept], states):
-                    sums.append(batch_loss(self.model, batch))
-        return sum(loss for loss, _ in sums) / sum(tokens for _, tokens in sums)
+            found = outputs(self.model, self.held_out, (kept, before))
+            return loss_of(self.model, self.held_out, found)
 
 
 def _their_own(layers: Sequence[nn.Module]) -> dict[int, int]:
