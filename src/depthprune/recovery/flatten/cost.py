@@ -39,7 +39,8 @@ def estimate(model: nn.Module, tokens: int, removed: int, tried: int, held_out: 
     of_one_layer = RANKING * (len(layers) - 1 + 2 * (removed - 1)) + TRYING * tried * removed
     losses = LOSSES * tried * removed * len(layers) / 2 * held_out
     walks = 2 * 2 * len(layers) / 2  # to rank and to try: through what is left and through the whole model
-    again = (RANKING + walks) * removed
+    # The steps once more; what is left fitted again behind them and behind the bare cut.
+    again = (RANKING + walks + 2 * (TRYING / 2 + walks)) * removed
     return {
         "memory": int(states + grams + copies),
         "passes": round((of_one_layer + losses + again) / len(layers)),

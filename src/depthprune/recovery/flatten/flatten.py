@@ -80,28 +80,29 @@ class Flatten(RecoverySettings):
                 touched = {step.first, step.second}
                 errors = {pair: error for pair, error in errors.items() if not touched & {*pair}}
                 evidence.taken.add(_as_json(step, errors), _said(step))
+            return _plan(search.steps, sizes.num_layers)
         finally:
             search.undo()
-        return _plan(search.steps, sizes.num_layers)
 
     def __call__(self, model: "nn.Module", plan: Plan, evidence: Evidence) -> dict[str, Any]:
         """Flattens as the plan says: step by step, or each layer that others remove into a kept one."""
         from depthprune.recovery.flatten.search import Search
+        from depthprune.recovery.flatten.settle import settled
 
         search = Search(model, evidence, self.held_out, self.rho, self.refine == "local")
-        before = search.loss
-        if plan.search:
-            for step in plan.search:
-                search.take(*search.again(step))
-        else:
-            for gone in _inwards(plan):
-                kept = plan.merged_into[gone]
-                search.take(*search.best({(min(gone, kept), max(gone, kept))}, {gone}))
-        changed = {step.kept for step in search.steps if step.how != "cut"}
+        whole, outcomes = search.loss, []
+        for start in (_take_steps, _cut):
+            start(search, plan)
+            outcomes.append(settled(search))
+            search.undo()
+        best = min(outcomes, key=lambda outcome: outcome.loss)
+        for i, layer in best.layers.items():
+            search.layers[i] = layer
         return {
-            "changed_layers": sorted(changed - {*plan.removed}),  # one that was made may have gone since
-            "steps": [step.to_json() for step in search.steps],
-            "held_out_loss": {"whole": before, "after": search.loss},
+            "changed_layers": best.changed,
+            "steps": [step.to_json() for step in best.steps],
+            "settled": best.settled,
+            "held_out_loss": {"whole": whole, "after": best.loss},
         }
 
     def _next(
@@ -113,6 +114,19 @@ class Flatten(RecoverySettings):
         order = sorted((pair for pair in errors if errors[pair] < float("inf")), key=errors.__getitem__)
         tried = order[: self.tried if self.choose_by == "loss" else 1]
         return search.best(tried, removable)
+
+
+def _take_steps(search: "Search", plan: Plan) -> None:
+    """The plan's own steps, or each layer that others remove into a kept one."""
+    for step in plan.search:
+        search.take(*search.again(step))
+    for gone in () if plan.search else _inwards(plan):
+        kept = plan.merged_into[gone]
+        search.take(*search.best({(min(gone, kept), max(gone, kept))}, {gone}))
+
+
+def _cut(search: "Search", plan: Plan) -> None:
+    search.cut(plan)
 
 
 def _as_json(step: "Step", errors: dict[tuple[int, int], float]) -> dict[str, Any]:

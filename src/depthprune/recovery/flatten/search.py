@@ -23,6 +23,8 @@ from depthprune.recovery.flatten.pair import Pair
 from depthprune.recovery.flatten.step import Step
 from depthprune.recovery.flatten.stream import Stream
 from depthprune.recovery.held_out import split_samples
+from depthprune.recovery.places import before_gaps
+from depthprune.selection import Plan
 
 Places = tuple[int, int]
 Tried = tuple[Step, nn.Module]
@@ -54,13 +56,19 @@ class Search:
         self.steps: list[Step] = []
         self.whole = self.streams[0].whole
         self._ends = _their_own(self.whole)
-        self.loss = mean_loss(model, self.held_out)
+        self.loss = self._loss_of_whole = mean_loss(model, self.held_out)
         self._refused: dict[Places, str] = {}
         self._tried: dict[Places, list[Tried]] = {}
 
     @property
     def left(self) -> list[int]:
         return list(self._ends)
+
+    @property
+    def standing(self) -> list[int]:
+        """The layers that stand for others too, or were made of two."""
+        made = {step.kept for step in self.steps if step.how != "cut"}
+        return [kept for kept, end in self._ends.items() if end != kept or kept in made]
 
     def neighbours(self, removable: set[int]) -> list[Places]:
         """The pairs of which a layer may go."""
@@ -131,7 +139,7 @@ class Search:
             ways.append((making.refined(made), kept))
         found = []
         for made, kept in ways:
-            loss = self._loss_with((pair.first, pair.second), made.layer, kept, before)
+            loss = self.loss_with((pair.first, pair.second), made.layer, kept, before)
             found.append((Step.of(pair, made, kept, loss), made.layer))
         if self.trains:
             starts = _of_each_kind(sorted(found, key=lambda tried: tried[0].loss))
@@ -141,7 +149,7 @@ class Search:
     def _judged_again(self, places: Places) -> list[Tried]:
         before = self.streams[1].before(places[0], self.left)
         return [
-            (replace(step, loss=self._loss_with(places, layer, step.kept, before)), layer)
+            (replace(step, loss=self.loss_with(places, layer, step.kept, before)), layer)
             for step, layer in self._tried[places]
         ]
 
@@ -157,10 +165,10 @@ class Search:
         pair = making.pair
         places = pair.first, pair.second
         layer, best = trained(
-            layer, pair, step.heads, lambda one: self._loss_with(places, one, step.kept, before), epochs
+            layer, pair, step.heads, lambda one: self.loss_with(places, one, step.kept, before), epochs
         )
         error = making.error(layer, step.heads)
-        loss = self._loss_with(places, layer, step.kept, before)
+        loss = self.loss_with(places, layer, step.kept, before)
         return replace(step, epochs=best, error=error, loss=loss), layer
 
     def again(self, recorded: dict[str, Any]) -> Tried:
@@ -190,12 +198,21 @@ class Search:
         self.loss = step.loss
         self._tried = {places: tried for places, tried in self._tried.items() if places[1] < step.first}
 
+    def cut(self, plan: Plan) -> None:
+        """Lets the layers of a plan go; one before a gap stands for all that were in it."""
+        ends = before_gaps(plan)
+        self.removed = list(plan.removed)
+        self._ends = {kept: ends.get(kept, kept) for kept in plan.kept}
+        self.loss = mean_loss(self.model, self.held_out, self.removed)
+        self._tried.clear()
+
     def undo(self) -> None:
         """Puts every layer back."""
         for i, layer in enumerate(self.whole):
             self.layers[i] = layer
-        self.removed.clear()
+        self.removed, self.steps = [], []
         self._ends = _their_own(self.whole)
+        self.loss = self._loss_of_whole
         self._tried.clear()
 
     def _ways(self, making: Making, removable: set[int]) -> Iterator[tuple[Made, int]]:
@@ -214,9 +231,7 @@ class Search:
                     (made, (pair.first, pair.second)[place]) for made in self._flattened(making, heads)
                 )
 
-    def _loss_with(
-        self, places: Places, layer: nn.Module, kept: int, before: Sequence[torch.Tensor]
-    ) -> float:
+    def loss_with(self, places: Places, layer: nn.Module, kept: int, before: Sequence[torch.Tensor]) -> float:
         """The held-out loss with this layer for the pair, from the pair's input on."""
         gone = {*self.removed, *places, *range(places[0])} - {kept}
         with (

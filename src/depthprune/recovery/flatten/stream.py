@@ -4,7 +4,7 @@ import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -90,19 +90,21 @@ class Stream:
     ) -> Iterator[tuple[tuple[int, int], list[PairStates]]]:
         """The states at each wanted pair of neighbours, walking through the model and through the whole one.
 
+        A layer paired with itself is a layer alone.
+
         Args:
             ends: the layers that are there, ascending, each with the last of the whole model's layers that it
                 stands for, whose output it is to give.
         """
         hidden, targets, reached = self.entry(), self.entry(), 0
-        for a, b in pairwise(ends):
-            between = self.through(a, hidden)
-            if (a, b) in wanted:
-                for i in range(reached, ends[b] + 1):
-                    targets = self.through(i, targets, self.whole[i])
-                reached = ends[b] + 1
-                yield (a, b), self._at(a, b, hidden, targets)
-            hidden = between
+        for a, following in zip_longest(ends, [*ends][1:]):
+            for b in (a, following):
+                if (a, b) in wanted:
+                    for i in range(reached, ends[b] + 1):
+                        targets = self.through(i, targets, self.whole[i])
+                    reached = ends[b] + 1
+                    yield (a, b), self._at(a, b, hidden, targets)
+            hidden = self.through(a, hidden)
 
     def _at(self, a: int, b: int, before: list[Tensor], after: list[Tensor]) -> list[PairStates]:
         return [
