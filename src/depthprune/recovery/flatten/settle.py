@@ -65,7 +65,7 @@ def _tried(search: Search, kept: int, making: Making) -> list[tuple[float, nn.Mo
 
 
 def _ways(search: Search, making: Making) -> list[Made]:
-    """A map of what the MLP writes and a refit; through a norm with each ρ: there the error says less."""
+    """The MLP refitted; through a norm with each ρ, for there the error says less of the loss."""
     through = making.has_norms
     strengths = [(rho,) for rho in search.rhos] if through else [tuple(search.rhos)]
-    return [way(0, rhos, through) for rhos in strengths for way in (making.map, making.refit)]
+    return [making.refit(0, rhos, through) for rhos in strengths]
