@@ -5,6 +5,8 @@ import yaml
 
 from depthprune.compare.grid import cells_of, read_grid
 from depthprune.errors import UserError
+from depthprune.recipe.load import load_recipe
+from depthprune.selection import Sizes
 
 SOURCES = {"model": "m", "train": "t.jsonl", "eval": ("e.jsonl",)}
 
@@ -61,13 +63,24 @@ def test_settings_may_vary_and_a_file_holds_it_all(tmp_path):
         ({"recipes": ("reverse",), "seeds": 0}, "grid.seeds"),
         ({"recipes": ("finetune",)}, "takes no ratio"),
         ({"recipes": ("reverse",), "settings": {"training.nope": 1}}, "training.nope"),
-        ({"recipes": ("reverse",), "vary": {"selection.ratio": (0.1, 0.2)}}, "ratios"),
+        ({"recipes": ("reverse",), "vary": {"selection.ratio": (0.1, 0.2)}}, "vary: selection.ratio"),
+        ({"recipes": ("reverse",), "vary": {"seed": (1, 2)}}, "vary: seed"),
+        ({"recipes": ("reverse",), "settings": {"selection.num_removed": 2}}, "selection.num_removed"),
+        ({"recipes": ("reverse",), "settings": {"selection.target_parameters": 9}}, "target_parameters"),
+        ({"recipes": ("reverse",), "settings": {"seed": 5}}, "settings: seed"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_runs(given, said):
     with pytest.raises(UserError, match=said) as problem:
         cells_of(read_grid(None, **given), **SOURCES)
     assert "\n" not in str(problem.value)
+
+
+def test_the_grid_says_how_much_goes_whatever_a_recipe_of_a_file_says(tmp_path):
+    own = load_recipe("reverse", **{"selection.num_removed": 3})
+    (tmp_path / "mine.yaml").write_text(own.as_yaml())
+    cells = cells_of(read_grid(None, recipes=(str(tmp_path / "mine.yaml"),), ratios=(0.25, 0.5)), **SOURCES)
+    assert [len(cell.recipe.selection.rehearse(Sizes(100, [10] * 8)).removed) for cell in cells] == [2, 4]
 
 
 @pytest.mark.parametrize("content", [b"- a", b"recipes: [", b"\xff\xfe\x00", b"nope: 1\nrecipes: [reverse]"])

@@ -22,6 +22,9 @@ DENSE = "finetune"
 TUNED_BY = "lora"
 """How a recipe without training is tuned where the others are: else they could not be compared."""
 
+AMOUNTS = ("selection.ratio", "selection.num_removed", "selection.target_parameters")
+"""The ways of a recipe to say how much goes; in a comparison the grid says it."""
+NO_AMOUNT = dict.fromkeys(AMOUNTS)
 SOURCES = ("model", "train", "eval", "calibration", "chat_template")
 
 
@@ -102,12 +105,16 @@ def cells_of(grid: Grid, **sources: Any) -> list[Cell]:
     Raises:
         UserError: a recipe or setting that is not one, before anything runs.
     """
-    if "selection.ratio" in grid.vary or "seed" in grid.vary:
-        raise UserError("vary: name ratios and seeds beside it, as `ratios` and `seeds`")
+    for where, keys in (("vary", grid.vary), ("settings", grid.settings)):
+        if taken := [key for key in (*AMOUNTS, "seed") if key in keys]:
+            raise UserError(
+                f"{where}: {taken[0]} is the grid's to say: name shares of the layers with --ratios and how "
+                "many seeds with --seeds, or as `ratios` and `seeds` in its file"
+            )
     found: list[Cell] = []
     for seed in range(1, grid.seeds + 1):
         cells = [
-            _cell(name, varied, {"selection.ratio": ratio}, ratio, seed, grid, sources)
+            _cell(name, varied, {**NO_AMOUNT, "selection.ratio": ratio}, ratio, seed, grid, sources)
             for ratio, name, varied in product(grid.ratios, grid.recipes, variations(grid))
         ]
         found += [*(controls(cells, sources) if grid.baseline else ()), *cells]
@@ -118,7 +125,7 @@ def cells_at(
     grid: Grid, name: str, varied: dict[str, Any], removed: int, num_layers: int, **sources: Any
 ) -> list[Cell]:
     """The runs of one method at a number of layers, a seed each."""
-    amount = {"selection.ratio": None, "selection.num_removed": removed}
+    amount = {**NO_AMOUNT, "selection.num_removed": removed}
     return [
         _cell(name, varied, amount, removed / num_layers, seed, grid, sources)
         for seed in range(1, grid.seeds + 1)
