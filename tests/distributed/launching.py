@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import yaml
 from runs import model_folder, rows, write_jsonl
@@ -58,10 +61,28 @@ def together(arguments: list[str], processes: int = 2, **environment: str) -> su
     return _ended([*torchrun(processes), "-m", "depthprune", *arguments], environment)
 
 
-def in_shards(arguments: list[str], witness: Path, processes: int = 2) -> subprocess.CompletedProcess:
-    """Several processes under FSDP2, by the config that comes with depthprune."""
+def in_shards(arguments: list[str], witness: Path) -> subprocess.CompletedProcess:
+    """Two processes under FSDP2, by the config that comes with depthprune."""
+    return _ended(*sharding(arguments, witness))
+
+
+def sharding(arguments: list[str], witness: Path) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment of that."""
     environment = {**fsdp_environment(CONFIGS / "fsdp2.yaml"), "DEPTHPRUNE_SHARDED": str(witness)}
-    return _ended([*torchrun(processes), str(HERE / "as_fsdp2.py"), *arguments], environment)
+    return [*torchrun(2), str(HERE / "as_fsdp2.py"), *arguments], environment
+
+
+def killed(command: list[str], environment: dict[str, str], rank: int, when: Callable[[], bool]) -> str:
+    """Kills one process of a launcher's once `when` holds; the launcher's stderr, which ends the others."""
+    launcher = subprocess.Popen(command, env=_own(environment), stderr=subprocess.PIPE, text=True)
+    while launcher.poll() is None and not when():
+        time.sleep(0.02)
+    for child in psutil.Process(launcher.pid).children(recursive=True):
+        if child.environ().get("RANK") == str(rank):
+            child.kill()
+    _, said = launcher.communicate(timeout=300)
+    assert launcher.returncode, said
+    return said
 
 
 def torchrun(processes: int) -> list[str]:
@@ -81,10 +102,12 @@ def fsdp_environment(config: Path) -> dict[str, str]:
 
 
 def _ended(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+    return subprocess.run(command, env=_own(environment), capture_output=True, text=True, timeout=900)
+
+
+def _own(environment: dict[str, str]) -> dict[str, str]:
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        command, env={**os.environ, **quiet, **environment}, capture_output=True, text=True, timeout=900
-    )
+    return {**os.environ, **quiet, **environment}
 
 
 def read(run: Path, name: str) -> Any:

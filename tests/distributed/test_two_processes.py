@@ -7,9 +7,11 @@ from launching import (
     alone,
     call,
     in_shards,
+    killed,
     lab,
     read,
     score_difference,
+    sharding,
     together,
     tokens_seen,
     weight_difference,
@@ -86,3 +88,15 @@ def test_fsdp2_tunes_every_weight_as_one_process(full, tmp_path):
     assert ended.returncode == 0, ended.stderr
     all_in_shards(tmp_path / "witness", trainings=1)
     check_equal(full, "FSDP2", scored=False)
+
+
+def test_a_run_whose_second_process_is_killed_goes_on_under_fsdp2(full, tmp_path):
+    arguments = call(full, "reverse", "killed", FULL, "--until", "train")
+    trainer = full / "killed" / "depthprune" / "trainer"
+    said = killed(
+        *sharding(arguments, tmp_path / "witness"), 1, lambda: any(trainer.glob("*/*/depthprune-*"))
+    )
+    assert said.count("interrupted: ") + said.count("another process of this run has ended") == 1
+    ended = in_shards(arguments, tmp_path / "witness")
+    assert ended.returncode == 0 and "training goes on from checkpoint-" in ended.stderr, ended.stderr
+    check_equal(full, "killed", scored=False)

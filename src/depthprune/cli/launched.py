@@ -5,6 +5,7 @@ Nothing here imports torch where a call is one process.
 
 import os
 import re
+import signal
 from collections.abc import Sequence
 
 from depthprune.errors import UserError
@@ -12,8 +13,8 @@ from depthprune.errors import UserError
 VERBS = ("run", "score", "train")
 """What several processes do together."""
 LOST = "another process of this run has ended: the same command goes on from the last finished step"
-# What gloo and NCCL say in a process whose neighbour is gone.
-_GONE = re.compile(r"(closed|reset) by peer|remote process exited")
+# What gloo, NCCL and the store say in a process whose neighbour is gone.
+_GONE = re.compile(r"(closed|reset) by peer|Broken pipe|remote process exited|remote server shutdown")
 
 
 def several() -> bool:
@@ -37,8 +38,11 @@ def join(arguments: Sequence[str]) -> None:
 
 
 def leave(code: int | None) -> None:
-    """Takes leave of the other processes after a call that went well."""
-    if several() and not code:
+    """Takes leave of the others; the signal that a launcher sends them then changes no exit code any more."""
+    if not several():
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if not code:
         from depthprune.distributed import processes
 
         processes.leave()

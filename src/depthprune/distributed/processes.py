@@ -57,8 +57,10 @@ def is_first() -> bool:
 
 
 def leave() -> None:
-    """Ends what the processes had in common."""
-    if dist.is_available() and dist.is_initialized():
+    """Ends what the processes had in common, once all are here: one of them may keep the store."""
+    if count() > 1:
+        with suppress(Exception):  # of a process that ends otherwise
+            dist.barrier()
         dist.destroy_process_group()
 
 

@@ -18,6 +18,11 @@ def shards() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
+def fsdp_computes_anew() -> bool:
+    """Whether it has been told to have FSDP compute activations anew in the backward pass."""
+    return shards() and os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false").lower() == "true"
+
+
 def uses_deepspeed() -> bool:
     """Whether it has been told to train with DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 
 from depthprune.cost import measured
-from depthprune.distributed.processes import check_same, count, first_does, is_first, join
+from depthprune.distributed.processes import check_same, count, first_does, join
 from depthprune.distributed.rows import share_of
 from depthprune.distributed.sharded import shards, uses_deepspeed
 from depthprune.errors import UserError, disk_faults_explained
@@ -97,9 +97,10 @@ def run(
         arithmetic = settle_arithmetic(inputs, folder)
         job = Job(inputs, folder, state, arithmetic, None if beside is None else tuple(beside))
         digests = digests_of(job, recipe)
-        check_same({"model, data or recipe": digests})
+        check_same({"model, data or recipe": digests, "command": [until, overwrite]})
         _check_gradients(job, digests)
-        with folder.in_use() if is_first() else nullcontext():
+        with ExitStack() as held:
+            first_does(lambda: held.enter_context(folder.in_use()))
             _run_stages(job, digests, until, overwrite)
     return folder.root
 

@@ -13,7 +13,13 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_
 
 from depthprune.distributed.processes import count, is_first
 from depthprune.distributed.rows import share_of
-from depthprune.distributed.sharded import lies_in_shards, put_weights, trained_weights, whole
+from depthprune.distributed.sharded import (
+    fsdp_computes_anew,
+    lies_in_shards,
+    put_weights,
+    trained_weights,
+    whole,
+)
 from depthprune.errors import UserError
 from depthprune.model.anatomy import layers_path
 from depthprune.settings import LoraSettings, TrainerSettings
@@ -69,7 +75,7 @@ def sft_trainer(
             parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
     longest = max(map(len, dataset["input_ids"]))
-    trainer.rows = fit_rows(trainer, longest, settings.gradient_checkpointing)
+    trainer.rows = fit_rows(trainer, longest, _checkpointing(settings))
     return trainer
 
 
@@ -87,7 +93,7 @@ def _trainer_arguments(
     accelerated = torch.accelerator.is_available()
     fine_tuning = settings if isinstance(settings, FineTuning) else None
     common = TrainerSettings.model_fields.keys() - {"max_length", "gradient_checkpointing", "bf16"}
-    checkpointing = settings.gradient_checkpointing
+    checkpointing = _checkpointing(settings)
     rows, passes = share_of(settings, count())
     balanced = hasattr(model.config.get_text_config(), "num_experts")
     return SFTConfig(
@@ -112,6 +118,11 @@ def _trainer_arguments(
         ddp_find_unused_parameters=False,
         remove_unused_columns=not taught,  # the rows' numbers, by which the teacher's predictions are found
     )
+
+
+def _checkpointing(settings: TrainerSettings) -> bool | None:
+    """Whether activations are computed anew, None where that is open: once is enough, should FSDP do it."""
+    return False if fsdp_computes_anew() else settings.gradient_checkpointing
 
 
 @contextmanager
@@ -140,7 +151,7 @@ def fine_tune(
     """Trains the checkpoint `start`; a plain model in eval mode, adapters merged, and its `trained_tensors`.
 
     `folder` is the Trainer's own. A call that was killed goes on from its newest whole checkpoint there, with
-    the same result as if it had not been. Where FSDP2 trains in shards, only the first process has the model.
+    the same result as if it had not been. Of several processes only the first gets the model.
     """
     assert (settings.loss == "distill") == (teacher is not None)
     model: Any = settings.load(start)
@@ -164,7 +175,7 @@ def fine_tune(
             )
         if lies_in_shards(trained):
             trained = _in_one_piece(trained, settings, start)
-        plain = None if trained is None else settings.plain(trained, start).requires_grad_(True).eval()
+        plain = settings.plain(trained, start).requires_grad_(True).eval() if is_first() else None
     return plain, trains
 
 
