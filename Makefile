@@ -25,7 +25,7 @@ ON_OURS := lm-eval xllamacpp
 
 FUZZ_SECONDS ?= 90
 
-.PHONY: demo test test-slow test-families test-distributed test-faults fuzz test-engines engines check format install clean
+.PHONY: demo test test-slow test-slurm test-families test-distributed test-faults fuzz test-engines engines check format install clean
 
 demo: $(STAMP)
 	$(VENV)/bin/depthprune demo
@@ -68,6 +68,10 @@ fuzz: $(STAMP)
 # Removes layers from a tiny model of every type that transformers makes text with, and writes docs/families.md.
 test-families: $(STAMP)
 	$(VENV)/bin/python tests/families/walk.py
+
+# Comparisons on a SLURM of one node that it sets up from Debian's packages and ends; says where it cannot.
+test-slurm: $(STAMP)
+	$(VENV)/bin/python tests/slurm/sweep.py
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .

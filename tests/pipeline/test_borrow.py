@@ -1,12 +1,15 @@
 """Runs beside each other: what one has done serves the next, and changes nothing of what it finds."""
 
 import json
+import logging
+import shutil
 
 import pytest
 from runs import recipe
 from safetensors.torch import load_file
 
 from depthprune import run
+from depthprune.pipeline import borrow
 
 SMALL = {
     "training.method": "none",
@@ -114,3 +117,37 @@ def test_a_teacher_and_its_answers_serve_another_size(tmp_path, caplog):
     )
     assert theirs and theirs == ours
     assert same_weights(borrower, run(second, tmp_path / "alone", until="train"))
+
+
+def test_what_a_run_is_still_writing_is_not_taken(tmp_path):
+    lent, taken = tmp_path / "lent", tmp_path / "taken"
+    lent.mkdir()
+    (lent / "rows-0.safetensors").write_bytes(b"whole")
+    (lent / "rows-128.partial").write_bytes(b"ha")
+    borrow._link_tree(lent, taken)
+    (lent / "rows-128.partial").write_bytes(b"half")
+    assert {path.name: path.read_bytes() for path in taken.iterdir()} == {"rows-0.safetensors": b"whole"}
+
+
+class Stamps(logging.Handler):
+    """What stages.json says whenever a stage begins."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder, self.seen = folder, {}
+
+    def emit(self, record):
+        if record.getMessage().endswith(" …"):
+            self.seen[record.getMessage().split()[0]] = own(self.folder, "stages.json")
+
+
+def test_scores_whose_gradients_are_recorded_again_are_not_lent_meanwhile(tmp_path, caplog):
+    caplog.set_level("INFO", "depthprune")
+    settings = {"training.method": "lora", "training.max_steps": 2, "selection.ratio": 0.34}
+    folder = run(recipe(tmp_path, **settings), tmp_path / "out", until="prune")
+    shutil.rmtree(folder / "depthprune/pruned")
+    heard = Stamps(folder)
+    logging.getLogger("depthprune").addHandler(heard)
+    run(recipe(tmp_path, **settings), folder, until="prune")
+    logging.getLogger("depthprune").removeHandler(heard)
+    assert "score" not in heard.seen["score"] and "score" in heard.seen["prune"]

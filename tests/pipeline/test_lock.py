@@ -11,12 +11,12 @@ import pytest
 
 from depthprune.errors import UserError
 from depthprune.pipeline import lock
-from depthprune.pipeline.lock import locked
+from depthprune.pipeline.lock import InUse, locked
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from depthprune.pipeline.lock import locked
+from depthprune.pipeline.lock import InUse, locked
 with locked(Path(sys.argv[1])):
     print("here", flush=True)
     time.sleep(60)
@@ -97,3 +97,18 @@ def test_it_goes_whatever_happens(path):
     with pytest.raises(KeyError), locked(path):
         raise KeyError
     assert not path.exists()
+
+
+@pytest.mark.parametrize(("again", "free"), [("1", True), ("0", False)])
+def test_a_job_that_slurm_begins_again_elsewhere_knows_that_it_ended(path, monkeypatch, again, free):
+    record = {"user": "a", "host": "far", "pid": 1, "machine": "other", "since": "now", "job": ["c", "7", 0]}
+    path.write_text(json.dumps(record))
+    for name, value in (("CLUSTER_NAME", "c"), ("JOB_ID", "7"), ("RESTART_COUNT", again)):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    if not free:
+        with pytest.raises(InUse) as refused, locked(path):
+            pass
+        assert 0 < refused.value.left <= lock.SILENT
+        return
+    with locked(path):
+        assert json.loads(path.read_text())["job"] == ["c", "7", 1]

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,7 +19,10 @@ from depthprune.cli.options import (
 from depthprune.errors import UserError
 
 if TYPE_CHECKING:
+    from depthprune.compare.executor import Executor
     from depthprune.compare.grid import Grid
+
+Executing = Literal["local", "slurm"]
 
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 """Seconds of each, by its first letter."""
@@ -49,6 +52,16 @@ def compare(
     max_drop: Annotated[
         float | None, typer.Option(help="The same, by how much the quality may fall: 0.01 of accuracy.")
     ] = None,
+    executor: Annotated[
+        Executing | None,
+        typer.Option(
+            help="local: as many runs at once as memory allows; slurm: each as a job of the cluster."
+        ),
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of sbatch: time=4:00:00; may be repeated."),
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(help="End before a run that would go beyond this time: 2h, 90min.")
     ] = None,
@@ -64,6 +77,7 @@ def compare(
     if budget is not None and (keep is not None or max_drop is not None or dry_run):
         raise UserError("--budget is for running a grid: leave out --keep, --max-drop and --dry-run")
     limit = _limit(keep, max_drop)
+    _check_executor(executor, slurm, budget)
     from depthprune.compare.grid import cells_of, read_grid
     from depthprune.recipe.load import parse_override
 
@@ -90,8 +104,9 @@ def compare(
         raise UserError("no model to prune: name one with --model")
     if "eval" not in sources and "train" not in sources:
         raise UserError("nothing to measure the models on: give evaluation data with --eval")
+    does = _executor(executor, slurm)
     if limit is not None:
-        _find_smallest(asked, limit, output, sources, dry_run, as_json)
+        _find_smallest(asked, limit, output, sources, dry_run, as_json, does)
         return
     cells = cells_of(asked, **sources)
     from depthprune.cli.compare_display import show_comparison, show_grid
@@ -99,11 +114,33 @@ def compare(
     if dry_run:
         from depthprune.compare.estimate import estimate_grid
 
-        show_grid(estimate_grid(cells, output), as_json)
+        show_grid(estimate_grid(cells, output, here=executor != "slurm"), as_json)
         return
     from depthprune.compare.runs import compare as run_comparison
 
-    show_comparison(run_comparison(cells, output, seconds), output, as_json)
+    show_comparison(run_comparison(cells, output, seconds, does), output, as_json)
+
+
+def _check_executor(name: Executing | None, slurm: list[str] | None, budget: str | None) -> None:
+    if slurm and name != "slurm":
+        raise UserError("--slurm is for --executor slurm: name that too, or leave it out")
+    if name == "slurm" and budget is not None:
+        raise UserError(
+            "--budget is for runs on this machine: name the time of each job with --slurm time=4:00:00"
+        )
+
+
+def _executor(name: Executing | None, slurm: list[str] | None) -> "Executor | None":
+    """What does the runs; None for this process."""
+    if name == "slurm":
+        from depthprune.compare.slurm import slurm_cluster
+
+        return slurm_cluster(slurm or ())
+    if name == "local":
+        from depthprune.compare.local import Local
+
+        return Local()
+    return None
 
 
 def _limit(share: float | None, drop: float | None) -> tuple[str, float] | None:
@@ -124,6 +161,7 @@ def _find_smallest(
     sources: dict[str, Any],
     dry_run: bool,
     as_json: bool,
+    executor: "Executor | None",
 ) -> None:
     from depthprune.cli.compare_display import show_comparison, show_grid
     from depthprune.compare.limit import Limit
@@ -131,11 +169,12 @@ def _find_smallest(
     if dry_run:
         from depthprune.compare.estimate import estimate_search
 
-        show_grid(estimate_search(asked, Limit(*limit), output, **sources), as_json)
+        here = executor is None or not executor.elsewhere
+        show_grid(estimate_search(asked, Limit(*limit), output, here, **sources), as_json)
         return
     from depthprune.compare.keep import keep
 
-    show_comparison(keep(asked, Limit(*limit), output, **sources), output, as_json)
+    show_comparison(keep(asked, Limit(*limit), output, executor, **sources), output, as_json)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

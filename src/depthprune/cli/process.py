@@ -21,3 +21,5 @@ def settle() -> None:
     if hasattr(libc, "mallopt"):  # glibc
         libc.mallopt(_M_TRIM_THRESHOLD, KEPT)
         libc.mallopt(_M_MMAP_THRESHOLD, KEPT)
+        # That counts for this process; the environment for those that it starts.
+        os.environ |= {"MALLOC_TRIM_THRESHOLD_": str(KEPT), "MALLOC_MMAP_THRESHOLD_": str(KEPT)}

@@ -9,12 +9,15 @@ from depthprune.compare.first_batches import seconds_at_least
 from depthprune.compare.grid import Cell, Grid
 from depthprune.compare.keep import most_runs, search_of
 from depthprune.compare.limit import Limit
-from depthprune.compare.runs import RUNS, first_inputs
+from depthprune.compare.runs import first_inputs
+from depthprune.compare.tasks import RUNS
 from depthprune.pipeline.estimate import estimate, free_disk
 from depthprune.pipeline.folder import RunFolder
 
 
-def estimate_search(grid: Grid, limit: Limit, output: Path, **sources: Any) -> dict[str, Any]:
+def estimate_search(
+    grid: Grid, limit: Limit, output: Path, here: bool = True, **sources: Any
+) -> dict[str, Any]:
     """As `estimate_grid`, of the runs that come first; and what the search runs at most of each method."""
     search = search_of(grid, **sources)
     smallest = [cell for method in search.methods for cell in method.smallest]
@@ -24,14 +27,14 @@ def estimate_search(grid: Grid, limit: Limit, output: Path, **sources: Any) -> d
         one = estimate(method.smallest[0].recipe, output)
         runs = most_runs(method)
         search_runs.append({"method": method.name, "runs": runs, "disk": runs * one["disk_needed"]})
-    return {**estimate_grid([*search.whole, *search.given], output), "search": search_runs}
+    return {**estimate_grid([*search.whole, *search.given], output, here), "search": search_runs}
 
 
-def estimate_grid(cells: Sequence[Cell], output: Path) -> dict[str, Any]:
+def estimate_grid(cells: Sequence[Cell], output: Path, here: bool = True) -> dict[str, Any]:
     """Each run with its layers, steps and disk, whether it is done, and what all need that are not.
 
     `seconds` is by the runs that are done in this folder, or where there is none by the first batches of
-    tuning and measuring: `seconds_by` says which.
+    tuning and measuring: `seconds_by` says which. Nothing is tried for runs that are not to be done `here`.
     """
     found, estimates = [], []
     for cell in cells:
@@ -50,7 +53,9 @@ def estimate_grid(cells: Sequence[Cell], output: Path) -> dict[str, Any]:
         )
     times = Times()
     times.look_at(cells, output / RUNS)
-    seconds = times.left(cells) if times.took else seconds_at_least(cells, estimates)
+    seconds = times.left(cells) if times.took else None
+    if seconds is None and here:
+        seconds = seconds_at_least(cells, estimates)
     return {
         "runs": found,
         "seconds": None if seconds is None else round(seconds, 1),

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from depthprune.compare.executor import Executor
 from depthprune.compare.grid import Cell, Grid, cells_at, cells_of, controls, variations
 from depthprune.compare.limit import Limit
 from depthprune.compare.results import Result
@@ -99,7 +100,9 @@ def _depth(recipe: Recipe) -> int:
     return num_layers(load_config(str(recipe.model), recipe.trust_remote_code))
 
 
-def keep(grid: Grid, limit: Limit, output: str | Path, **sources: Any) -> dict[str, Any]:
+def keep(
+    grid: Grid, limit: Limit, output: str | Path, executor: Executor | None = None, **sources: Any
+) -> dict[str, Any]:
     """For each method of the grid the most layers that can go while the quality stays within `limit`.
 
     The whole model is tuned as the others are, where they are. Quality is the first measure. Bisection takes
@@ -110,7 +113,7 @@ def keep(grid: Grid, limit: Limit, output: str | Path, **sources: Any) -> dict[s
     search = search_of(grid, **sources)
     inputs = first_inputs([cell for method in search.methods for cell in method.smallest])
     limit.check(inputs)
-    with Comparison.at(output, inputs) as comparison:
+    with Comparison.at(output, inputs, executor) as comparison:
         cells = [*search.whole, *search.given]
         verdicts: list[dict[str, Any]] = []
         done = comparison.run(cells).done if cells else []

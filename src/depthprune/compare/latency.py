@@ -18,7 +18,7 @@ from depthprune.bench.models import find
 from depthprune.bench.rows import WALL, ratio_of
 from depthprune.bench.settings import Shape
 from depthprune.compare.grid import Cell
-from depthprune.compare.results import Results
+from depthprune.compare.results import Result, Results
 from depthprune.files import read_object, write_json
 from depthprune.model.arithmetic import Arithmetic
 from depthprune.model.memory import free_bytes
@@ -42,6 +42,13 @@ def known_latency(root: Path, environment: Mapping[str, Any]) -> dict[str, Any]:
     return found.get("layers", {}) if found.get("measured_as") == _measured_as(environment) else {}
 
 
+def unmeasured(root: Path, results: Results) -> dict[int, Result]:
+    """Number of layers whose latency is not known → the first run that has it, the deepest first."""
+    known = known_latency(root, results.environment)
+    first = {one.layers: one for one in reversed(results.done) if one.layers < one.num_layers}
+    return {layers: first[layers] for layers in sorted(first, reverse=True) if str(layers) not in known}
+
+
 def _measured_as(environment: Mapping[str, Any]) -> dict[str, Any]:
     arithmetic = environment.get("arithmetic", {})
     known = {key: arithmetic.get(key) for key in ("model", "dtype")}
@@ -55,8 +62,8 @@ def measure_latency(root: Path, runs: Path, cells: Sequence[Cell], results: Resu
     """
     known = known_latency(root, results.environment)
     recipes = {cell.name: cell.recipe for cell in cells}
-    first = {one.layers: one for one in reversed(results.done) if one.layers < one.num_layers}
-    missing = [layers for layers in sorted(first, reverse=True) if str(layers) not in known]
+    first = unmeasured(root, results)
+    missing = list(first)
     for layers in missing:
         name = first[layers].name
         try:

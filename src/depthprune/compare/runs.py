@@ -1,36 +1,51 @@
-"""Runs a grid, one run after the other, and keeps the table of what is there."""
+"""Runs a grid, and keeps the table of what is there."""
 
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from depthprune.compare.budget import Budget
+from depthprune.compare.executor import Executor, Here
 from depthprune.compare.grid import Cell
-from depthprune.compare.latency import known_latency, measure_latency
+from depthprune.compare.latency import known_latency, measure_latency, unmeasured
+from depthprune.compare.one_arithmetic import in_known_arithmetic, settle_for_all
 from depthprune.compare.results import Results, read_results
+from depthprune.compare.sharing import first_to_do
+from depthprune.compare.tasks import RUNS, LatencyTask, Outcome, RunTask, Task
 from depthprune.compare.write import RESULTS, write_comparison
 from depthprune.cost import spoken
 from depthprune.errors import DiskFault, UserError
 from depthprune.files import make_folders, read_object, remove, write_json
-from depthprune.model.arithmetic import choose_arithmetic
 from depthprune.pipeline.folder import RunFolder
 from depthprune.pipeline.inputs import Inputs, load_inputs
 from depthprune.pipeline.lock import locked
-from depthprune.pipeline.run import run
+from depthprune.pipeline.run import is_finished
 
 log = logging.getLogger("depthprune")
 
-RUNS = "runs"
 FAILED = "failed.json"
 SHARED = ("gradients", "teacher", "steps-*.json")
 """What runs keep for each other, until all are done."""
+State = tuple[dict[str, Any], str | None]
+"""The stamps of a run, and why it failed."""
 
 
-def compare(cells: Sequence[Cell], output: str | Path, budget: float | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Begun:
+    """A run that has begun: when, by the monotonic clock, and what was there of it before."""
+
+    cell: Cell
+    since: float
+    before: State
+
+
+def compare(
+    cells: Sequence[Cell], output: str | Path, budget: float | None = None, executor: Executor | None = None
+) -> dict[str, Any]:
     """Runs every cell into `output/runs/<name>` and returns what `comparison.json` then holds.
 
     Cells that are done are not done again, so a comparison that was killed goes on; one that fails is told
@@ -38,12 +53,13 @@ def compare(cells: Sequence[Cell], output: str | Path, budget: float | None = No
 
     Args:
         budget: seconds; it ends before a run that would take longer than is left, by the runs like it.
+        executor: does the runs; by default one after the other, in this process.
 
     Raises:
         UserError: the folder is something else, the disk is full, or every run failed.
     """
     time_left = None if budget is None else Budget(budget)
-    with Comparison.at(output, first_inputs(cells)) as comparison:
+    with Comparison.at(output, first_inputs(cells), executor) as comparison:
         return comparison.finish(cells, budget=time_left)
 
 
@@ -54,21 +70,26 @@ class Comparison:
         failed: the name of each run that failed → why.
     """
 
-    def __init__(self, root: Path, arithmetic: dict[str, str]) -> None:
-        """`arithmetic` is the setting for cells that leave it open, if there is to be one."""
-        self.root, self.arithmetic = root, arithmetic
+    def __init__(self, root: Path, executor: Executor) -> None:
+        self.root, self.executor = root, executor
         self.failed: dict[str, str] = {}
-        self._tried: set[str] = set()
+        self._waiting: list[Cell] = []
+        self._begun: dict[str, Begun] = {}
 
     @classmethod
     @contextmanager
-    def at(cls, output: str | Path, inputs: Inputs) -> Iterator["Comparison"]:
+    def at(
+        cls, output: str | Path, inputs: Inputs, executor: Executor | None = None
+    ) -> Iterator["Comparison"]:
         """Makes the folder and keeps other comparisons out of it; `inputs` are those of one of its cells."""
-        root = Path(output)
+        root, executor = Path(output), executor or Here()
         _check(root)
         make_folders(root / RUNS)
         with locked(root / "lock"):
-            yield cls(root, _one_arithmetic(inputs, root))
+            if inputs.recipe.arithmetic == "auto" and not executor.elsewhere:
+                settle_for_all(inputs, root)
+            with closing(executor):
+                yield cls(root, executor)
 
     def run(
         self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]] = (), budget: Budget | None = None
@@ -82,22 +103,62 @@ class Comparison:
         names = {cell.name for cell in cells}
         before = read_object(self.root / FAILED) or {}
         self.failed = {name: why for name, why in before.items() if name in names}
-        results = None
         if budget is not None:
             budget.times.look_at(cells, self.root / RUNS)
-        for number, cell in enumerate(cells, 1):
-            if cell.name in self._tried:
-                continue
+        self._waiting = [cell for cell in cells if cell.name not in self._begun]
+        self.executor.prepare(self.root, self._waiting)
+        results = None
+        while self._waiting or self.executor.running():
+            ended = self._begin(cells, budget) | self.executor.ended()
+            if ended:
+                changed = [self._settle(name, outcome, budget) for name, outcome in ended.items()]
+                results = self._written(cells, kept) if any(changed) else None
+        return results or self._written(cells, kept)
+
+    def _begin(self, cells: Sequence[Cell], budget: Budget | None) -> dict[str, Outcome]:
+        """As many as there is room for, and as need not wait for others; those that need no process."""
+        running = [self._begun[name].cell for name in self.executor.running()]
+        tasks: list[Task] = []
+        ended = {}
+        for cell in first_to_do(self._waiting, running, cells, self.root / RUNS):
+            if len(tasks) == self.executor.room():
+                break
             if budget is not None and not budget.allows(cell):
                 self._say_what_is_left(cells, cell, budget)
+                self._waiting = []
                 break
-            log.info("run %d of %d: %s", number, len(cells), cell.name)
-            began = time.monotonic()
-            changed = self._run(cell, cells)
-            if budget is not None and cell.name not in self.failed:
-                budget.times.add(cell, time.monotonic() - began)
-            results = self._written(cells, kept) if changed else None
-        return results or self._written(cells, kept)
+            log.info("run %d of %d: %s", cells.index(cell) + 1, len(cells), cell.name)
+            self._waiting.remove(cell)
+            self._begun[cell.name] = Begun(cell, time.monotonic(), self._state(cell.name))
+            self.failed.pop(cell.name, None)
+            beside = [self.root / RUNS / other.name for other in cells if other is not cell]
+            task = RunTask(cell.name, self.root, cell.recipe, tuple(beside))
+            outcome = known(task) if self.executor.apart else None
+            if outcome is None:
+                tasks.append(task)
+            else:
+                ended[cell.name] = outcome
+        self.executor.start(tasks)
+        return ended
+
+    def _state(self, name: str) -> State:
+        return RunFolder(self.root / RUNS / name).stamps(), self.failed.get(name)
+
+    def _settle(self, name: str, outcome: Outcome, budget: Budget | None) -> bool:
+        """Takes in how a run ended. Whether there is anything new."""
+        begun = self._begun[name]
+        if outcome.disk:  # the next run would meet it too
+            raise DiskFault(outcome.failed)
+        if outcome.failed is not None:
+            self.failed[name] = outcome.failed
+            log.error("%s failed: %s", name, outcome.failed)
+        else:
+            if budget is not None:
+                budget.times.add(begun.cell, time.monotonic() - begun.since)
+            if self.executor.apart:
+                log.info("done: %s", name)
+        write_json(self.root / FAILED, self.failed)
+        return begun.before != self._state(name)
 
     def _say_what_is_left(self, cells: Sequence[Cell], following: Cell, budget: Budget) -> None:
         times = budget.times
@@ -109,28 +170,6 @@ class Comparison:
             len(cells),
             seconds if times.took else "",
         )
-
-    def _run(self, cell: Cell, cells: Sequence[Cell]) -> bool:
-        """Whether there is anything new."""
-        folder = RunFolder(self.root / RUNS / cell.name)
-        before = folder.stamps(), self.failed.get(cell.name)
-        self._tried.add(cell.name)
-        self.failed.pop(cell.name, None)
-        beside = [self.root / RUNS / other.name for other in cells if other is not cell]
-        recipe = cell.recipe
-        if recipe.arithmetic == "auto":
-            recipe = recipe.model_copy(update=self.arithmetic)
-        try:
-            run(recipe, folder.root, beside=beside)
-        except DiskFault:  # the next run would meet it too
-            raise
-        except Exception as problem:
-            log.debug("%s", cell.name, exc_info=True)
-            kind = "" if isinstance(problem, UserError) else f"{type(problem).__name__}: "
-            self.failed[cell.name] = f"{kind}{problem}"
-            log.error("%s failed: %s", cell.name, self.failed[cell.name])
-        write_json(self.root / FAILED, self.failed)
-        return before != (folder.stamps(), self.failed.get(cell.name))
 
     def _written(self, cells: Sequence[Cell], kept: Sequence[dict[str, Any]]) -> Results:
         results = read_results(cells, self.root / RUNS, self.failed)
@@ -145,13 +184,36 @@ class Comparison:
         results = self.run(cells, kept, budget)
         if len(self.failed) == len(cells):
             raise UserError(f"every run failed: {next(iter(self.failed.values()))}")
-        if measure_latency(self.root, self.root / RUNS, cells, results):
+        if self._measure_latency(cells, results):
             self._written(cells, kept)
         if not self.failed and not results.missing:
             _clean(self.root)
         found = read_object(self.root / RESULTS)
         assert found is not None
         return found
+
+    def _measure_latency(self, cells: Sequence[Cell], results: Results) -> bool:
+        """Where the runs are done. Whether there is anything new."""
+        if not self.executor.elsewhere:
+            return measure_latency(self.root, self.root / RUNS, cells, results)
+        if not unmeasured(self.root, results):
+            return False
+        self.executor.start([LatencyTask(self.root, tuple(cells), self.failed)])
+        while not (ended := self.executor.ended()):
+            continue
+        for outcome in ended.values():
+            if outcome.failed is not None:
+                log.warning("latency is not measured: %s", outcome.failed)
+        return True
+
+
+def known(task: RunTask) -> Outcome | None:
+    """How a run ends that needs none: all is there, or its input is wrong."""
+    try:
+        recipe = in_known_arithmetic(task.recipe, task.root)
+        return Outcome() if is_finished(recipe, task.root / RUNS / task.name) else None
+    except UserError as problem:
+        return Outcome(str(problem))
 
 
 def _check(root: Path) -> None:
@@ -172,20 +234,6 @@ def first_inputs(cells: Sequence[Cell]) -> Inputs:
         except UserError as problem:
             problems.append(problem)
     raise problems[0]
-
-
-def _one_arithmetic(inputs: Inputs, root: Path) -> dict[str, str]:
-    """The setting for cells that leave it open: what is fastest here, which one trial decides."""
-    recipe, kept = inputs.recipe, root / "arithmetic.json"
-    if recipe.arithmetic != "auto":
-        return {}
-    if (found := read_object(kept)) is None:
-        chosen = choose_arithmetic(
-            inputs.config, inputs.sizes.total, trust_remote_code=recipe.trust_remote_code
-        )
-        found = {"dtype": chosen.dtype}
-        write_json(kept, found)
-    return {} if found["dtype"] is None else {"arithmetic": found["dtype"]}
 
 
 def _clean(root: Path) -> None:

@@ -147,14 +147,16 @@ def _take_guard(job: Job, lenders: Sequence[RunFolder]) -> None:
 def _take_teacher(job: Job, lenders: Sequence[RunFolder]) -> None:
     """The dense model's predictions; each set lies in a folder named by what it depends on."""
     for lender in lenders:
-        for cache in lender.teacher.glob("*"):
+        for cache in lender.teacher.glob("[!.]*"):
             if not (job.folder.teacher / cache.name).exists():
                 _link_tree(cache, job.folder.teacher / cache.name)
 
 
 def _link_tree(source: Path, target: Path) -> None:
+    """What a run that goes on has not written to its end stays out: under both names it would be one file."""
     partial = target.with_name(f".{target.name}.partial")
     remove(partial)
     remove(target)
-    shutil.copytree(source, partial, copy_function=link_or_copy)
+    unfinished = shutil.ignore_patterns("*.partial")
+    shutil.copytree(source, partial, copy_function=link_or_copy, ignore=unfinished)
     put_in_place(partial, target)

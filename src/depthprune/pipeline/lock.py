@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from depthprune.errors import UserError
 
@@ -24,24 +25,37 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _held: set[int] = set()
 
 
+class InUse(UserError):
+    """Another process works in the folder.
+
+    Attributes:
+        left: seconds after which it counts as dead, should it give no sign; None where it surely lives.
+    """
+
+    def __init__(self, said: str, left: float | None = None) -> None:
+        super().__init__(said)
+        self.left = left
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds the file `path`, which names its owner, until the block ends.
 
     The system frees it when the process ends, however that was: no matter which process has its number now.
     That counts on one machine; between machines, and on file systems that do not lock, the file's time does,
-    which the owner keeps new.
+    which the owner keeps new. A job that SLURM has begun again knows that it has ended before.
 
     Raises:
-        UserError: another process holds it; nothing is changed then.
+        InUse: another process holds it; nothing is changed then.
     """
     file, certain = _open(path)
     done = threading.Event()
     try:
         owner = _owner(file)
         certain = certain and owner.get("machine") in (None, _machine())
+        certain = certain or _began_again(owner.get("job"))
         if owner and not certain and (left := SILENT - (time.time() - path.stat().st_mtime)) > 0:
-            raise UserError(f"{_in_use(path, owner)}; if that ended, try again in {left:.0f} s")
+            raise InUse(f"{_in_use(path, owner)}; if that ended, try again in {left:.0f} s", left)
         if owner:
             log.warning("goes on where another run ended without a word (%s)", _named(owner))
         _write(file)
@@ -70,7 +84,7 @@ def _open(path: Path) -> tuple[int, bool]:
         except BlockingIOError:
             owner = _owner(file)
             os.close(file)
-            raise UserError(_in_use(path, owner)) from None
+            raise InUse(_in_use(path, owner)) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 os.close(file)
@@ -86,13 +100,29 @@ def _write(file: int) -> None:
         "pid": os.getpid(),
         "machine": _machine(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({"job": job} if (job := _job()) else {}),
     }
     os.ftruncate(file, 0)
     os.pwrite(file, json.dumps(record).encode(), 0)
     os.fsync(file)
 
 
-def _owner(file: int) -> dict[str, str]:
+def _job() -> list[Any]:
+    """Cluster and number of the job of SLURM that this is, and how often it was begun again, if it is one."""
+    found = os.environ
+    if "SLURM_JOB_ID" not in found:
+        return []
+    again = found.get("SLURM_RESTART_COUNT", "0")
+    return [found.get("SLURM_CLUSTER_NAME", ""), found["SLURM_JOB_ID"], int(again) if again.isdigit() else 0]
+
+
+def _began_again(theirs: Any) -> bool:
+    """Whether the lock is that of this job before SLURM ended it to begin it again."""
+    ours = _job()
+    return bool(ours) and isinstance(theirs, list) and theirs[:2] == ours[:2] and theirs[2:] < ours[2:]
+
+
+def _owner(file: int) -> dict[str, Any]:
     """What the file says; empty where it says nothing whole."""
     with suppress(ValueError):
         found = json.loads(os.pread(file, 4096, 0))
@@ -106,13 +136,13 @@ def _machine() -> str:
     return boot.read_text().strip() if boot.is_file() else socket.gethostname()
 
 
-def _named(owner: dict[str, str]) -> str:
+def _named(owner: dict[str, Any]) -> str:
     known = all(name in owner for name in ("pid", "user", "host", "since"))
     said = "process {pid} of {user} on {host}, since {since}"
     return said.format(**owner) if known else "its owner is not written"
 
 
-def _in_use(path: Path, owner: dict[str, str]) -> str:
+def _in_use(path: Path, owner: dict[str, Any]) -> str:
     return (
         f"{path.parent.parent} is in use by another run ({_named(owner)}): wait for its end, or name another "
         "folder with --output"

@@ -17,6 +17,8 @@ from depthprune.errors import UserError, disk_faults_explained
 from depthprune.evaluation.harness import Tasks, find_tasks
 from depthprune.files import read_object, remove
 from depthprune.importance.igia import Igia
+from depthprune.model.arithmetic import Arithmetic
+from depthprune.model.published import STAMPS
 from depthprune.pipeline.apart import check_apart
 from depthprune.pipeline.arithmetic import settle_arithmetic
 from depthprune.pipeline.borrow import borrow
@@ -134,6 +136,22 @@ def _check_gradients(job: Job, digests: dict[str, str]) -> None:
         )
 
 
+def is_finished(recipe: Recipe, output: str | Path) -> bool:
+    """Whether `run` would find all there, of the same recipe and data. Computes and writes nothing.
+
+    Raises:
+        UserError: as `run`, for what is wrong with the recipe, model or data.
+    """
+    inputs, folder = load_inputs(recipe), RunFolder(output)
+    stamps = folder.stamps()
+    if "evaluate" not in stamps or any(stamp.get("stale") for stamp in stamps.values()):
+        return False
+    state = join()
+    job = Job(inputs, folder, state, Arithmetic(None, "does not matter here"))
+    digests = digests_of(job, recipe)
+    return all(_is_done(job, stage, digests, STAGES) for stage in digests)
+
+
 def evaluate_model(recipe: Recipe, tasks: Tasks | None = None) -> dict[str, Any]:
     """The recipe's model on its evaluation data, in the form of `eval.json`, and on lm-eval's `tasks`.
 
@@ -176,6 +194,9 @@ def _prepare(job: Job, digests: dict[str, str], asked: Sequence[str], overwrite:
         if stage in asked and stage not in todo:
             log.info("%-8s already done", stage)
     supersede(job.folder, digests, todo, overwrite)
+    stamps = job.folder.stamps()
+    if "score" in todo and "score" in stamps:  # to be recorded again: half of the gradients is not done
+        job.folder.write(STAMPS, {stage: stamp for stage, stamp in stamps.items() if stage != "score"})
     job.folder.begin(digests, todo)
     for stage in digests:
         if stage not in todo and job.folder.is_done(stage, digests[stage]):
