@@ -11,7 +11,8 @@ from typing import Any
 
 import psutil
 import torch
-import yaml
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from runs import model_folder, rows, write_jsonl
 from safetensors.torch import load_file
 
@@ -68,7 +69,7 @@ def in_shards(arguments: list[str], witness: Path) -> subprocess.CompletedProces
 
 def sharding(arguments: list[str], witness: Path) -> tuple[list[str], dict[str, str]]:
     """The command and the environment of that."""
-    environment = {**fsdp_environment(CONFIGS / "fsdp2.yaml"), "DEPTHPRUNE_SHARDED": str(witness)}
+    environment = {**launch_environment(CONFIGS / "fsdp2.yaml"), "DEPTHPRUNE_SHARDED": str(witness)}
     return [*torchrun(2), str(HERE / "as_fsdp2.py"), *arguments], environment
 
 
@@ -91,14 +92,12 @@ def torchrun(processes: int) -> list[str]:
     return [*launcher, "--nproc_per_node", str(processes)]
 
 
-def fsdp_environment(config: Path) -> dict[str, str]:
-    """What `accelerate launch` makes of a config's `fsdp_config`."""
-    said = yaml.safe_load(config.read_text())["fsdp_config"]
-    found = {
-        name.upper(): str(value).lower() if value in (True, False) else str(value)
-        for name, value in said.items()
-    }
-    return {"ACCELERATE_USE_FSDP": "true", **found}
+def launch_environment(config: Path) -> dict[str, str]:
+    """What `accelerate launch` tells its processes of a config."""
+    call = ["--config_file", str(config), "-m", "depthprune"]
+    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(call))
+    told = prepare_multi_gpu_env(arguments)
+    return {name: value for name, value in told.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
 
 
 def _ended(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:

@@ -1,5 +1,6 @@
 """Models whose weights lie in shards, a part of each in every process (FSDP2, ZeRO-3)."""
 
+import dataclasses
 import os
 from typing import Any
 
@@ -26,6 +27,13 @@ def fsdp_computes_anew() -> bool:
 def uses_deepspeed() -> bool:
     """Whether it has been told to train with DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def reduce_exactly(plugin: Any) -> None:
+    """Has an FSDP plugin of accelerate's add up gradients in float32, as DDP does, and not in bfloat16."""
+    if plugin.mixed_precision_policy is not None:
+        policy = dataclasses.replace(plugin.mixed_precision_policy, reduce_dtype=torch.float32)
+        plugin.mixed_precision_policy = policy
 
 
 def lies_in_shards(model: nn.Module) -> bool:

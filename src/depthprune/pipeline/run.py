@@ -1,6 +1,7 @@
 """The pipeline: score → select → prune → train (and the baseline) → evaluate → report, resumable."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -117,6 +118,11 @@ def _check_launch(recipe: Recipe, state: PartialState) -> None:
     for slot in ("importance", "training"):
         if isinstance(settings := getattr(recipe, slot), TrainerSettings):
             share_of(settings, count(), slot)
+    if shards() and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError(
+            "depthprune runs under FSDP2, and accelerate is told to use FSDP1: set fsdp_version: 2 under "
+            "fsdp_config, as in depthprune/distributed/configs/fsdp2.yaml"
+        )
     if shards() and isinstance(recipe.training, QLora):
         raise UserError(
             "training.method=qlora does not go into FSDP2's shards: launch with DDP, or choose lora"

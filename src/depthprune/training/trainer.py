@@ -17,6 +17,7 @@ from depthprune.distributed.sharded import (
     fsdp_computes_anew,
     lies_in_shards,
     put_weights,
+    reduce_exactly,
     trained_weights,
     whole,
 )
@@ -73,6 +74,8 @@ def sft_trainer(
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL casts adapters on a quantised base to bfloat16
             parameter.data = parameter.data.float()
+    if trainer.is_fsdp_enabled:
+        reduce_exactly(trainer.accelerator.state.fsdp_plugin)
     trainer.remove_callback(PrinterCallback)
     longest = max(map(len, dataset["input_ids"]))
     trainer.rows = fit_rows(trainer, longest, _checkpointing(settings))
@@ -96,7 +99,7 @@ def _trainer_arguments(
     checkpointing = _checkpointing(settings)
     rows, passes = share_of(settings, count())
     balanced = hasattr(model.config.get_text_config(), "num_experts")
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(folder),
         **settings.model_dump(include=set(common))
         | {"per_device_train_batch_size": rows, "gradient_accumulation_steps": passes},
@@ -118,6 +121,8 @@ def _trainer_arguments(
         ddp_find_unused_parameters=False,
         remove_unused_columns=not taught,  # the rows' numbers, by which the teacher's predictions are found
     )
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"  # whatever a launcher's config says
+    return arguments
 
 
 def _checkpointing(settings: TrainerSettings) -> bool | None:
