@@ -36,15 +36,13 @@ def _ignoring_nothing() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_a_signal_ends_a_verb_with_its_line(number, rank, monkeypatch):
-    monkeypatch.setenv("RANK", rank)
+def test_a_signal_ends_a_verb_with_its_line(number):
     process = started(f"{NAP}main()")
     assert process.stderr.readline() == "here\n"
     process.send_signal(number)
     _, err = process.communicate()
     assert process.returncode == 128 + number, err
-    assert err == (f"{LINE}\n" if rank == "0" else "")
+    assert err == f"{LINE}\n"
 
 
 def test_a_signal_that_is_ignored_stays_so():
