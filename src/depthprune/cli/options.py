@@ -29,6 +29,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="training.method=full, …")
 ]
 Model = Annotated[str | None, typer.Option(help="Model folder or hub id.")]
+Weights = Annotated[
+    str | None, typer.Option(help="The full model to cut, where --model is its quantised copy, to be scored.")
+]
 Train = Annotated[
     str | None, typer.Option(help="Training data: JSONL, JSON, CSV, Parquet, folder, or hub id.")
 ]

@@ -23,6 +23,7 @@ from depthprune.cli.options import (
     Train,
     TrustRemoteCode,
     Until,
+    Weights,
     recipe_of,
     target_of,
 )
@@ -35,6 +36,7 @@ def run(
     recipe: RecipeName,
     overrides: Overrides = None,
     model: Model = None,
+    weights: Weights = None,
     train: Train = None,
     eval: Eval = None,
     calibration: CalibrationData = None,
@@ -63,6 +65,7 @@ def run(
         recipe,
         overrides,
         model=model,
+        weights=weights,
         train=train,
         eval=eval,
         calibration=calibration,

@@ -96,15 +96,16 @@ class Offloaded(ModelHook):
     """Brings the weights of a layer before it computes; they stay until another layer's are wanted.
 
     Attributes:
+        device: where it computes.
         weights_map: a tensor's name in the layer → what it holds, in the dtype that it has in the model.
             `save_pretrained` reads it.
     """
 
-    def __init__(self, shelf: Shelf, layer: nn.Module, stored: Mapping[str, Tensor], like: Any) -> None:
-        """`like` is accelerate's hook of the layer."""
+    def __init__(
+        self, shelf: Shelf, layer: nn.Module, stored: Mapping[str, Tensor], device: Any, skip_keys: Any
+    ) -> None:
         super().__init__()
-        self.shelf, self.layer = shelf, layer
-        self.device, self.skip_keys = like.execution_device, like.skip_keys
+        self.shelf, self.layer, self.device, self.skip_keys = shelf, layer, device, skip_keys
         self.weights_map = Weights(layer, stored)
         self.pins = 0
         self._brought: dict[str, Tensor] = {}
@@ -182,7 +183,7 @@ def hold_whole(model: PreTrainedModel, scratch: Path) -> None:
         for name, tensor in layer.state_dict(keep_vars=True).items():
             if isinstance(tensor, nn.Parameter) and not tensor.is_meta:
                 _put(layer, name, torch.empty_like(tensor, device="meta"))
-        add_hook_to_module(layer, Offloaded(shelf, layer, stored, like))
+        add_hook_to_module(layer, Offloaded(shelf, layer, stored, like.execution_device, like.skip_keys))
 
 
 def _offloading(part: nn.Module) -> Any:
@@ -238,6 +239,17 @@ def at_hand(*layers: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.pins -= 1
+
+
+def set_aside(layer: nn.Module, like: nn.Module) -> None:
+    """Leaves the weights of a new layer in files, where those of the one that it was made from are."""
+    found = _hook(like)
+    if found is None or _hook(layer) is not None:
+        return
+    stored = {name: found.shelf.stow(parameter) for name, parameter in layer.named_parameters()}
+    for name, parameter in list(layer.named_parameters()):
+        _put(layer, name, torch.empty_like(parameter, device="meta"))
+    add_hook_to_module(layer, Offloaded(found.shelf, layer, stored, found.device, found.skip_keys))
 
 
 def kept_aside(layer: nn.Module, tensors: Iterable[Tensor]) -> list[Tensor]:

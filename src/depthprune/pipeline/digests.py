@@ -20,6 +20,8 @@ def digests_of(job: Job, recipe: Recipe) -> dict[str, str]:
     sources = {key: getattr(recipe, key) for key in ("train", "calibration")}
     data = {key: fingerprint(source) for key, source in sources.items() if source}
     data["model"] = model_fingerprint(str(recipe.model))
+    if recipe.weights is not None:
+        data["weights"] = model_fingerprint(recipe.weights)
     evals = [fingerprint(source) for source in recipe.eval]
     keys = ["seed", "dtype", "chat_template", "trust_remote_code"]
     if recipe.arithmetic != "auto":  # what `auto` chose stays with the folder

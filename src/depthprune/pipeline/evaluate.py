@@ -61,7 +61,7 @@ def _models(job: Job) -> dict[str, tuple[str | Path, tuple[int, ...]]]:
 
     `pruned` is the bare cut; where a recovery changed weights of it, its checkpoint is `repaired`.
     """
-    base = str(job.recipe.model)
+    base = str(job.recipe.full)
     rows: dict[str, tuple[str | Path, tuple[int, ...]]] = {"base": (base, ())}
     if job.prunes and job.trains and job.recipe.baseline:
         rows["base+tuned"] = job.folder.artifact("baseline"), ()

@@ -39,6 +39,8 @@ def provenance(inputs: Inputs) -> dict[str, Any]:
     recipe, revision = inputs.recipe, getattr(inputs.config, "_commit_hash", None)
     model = str(recipe.model)
     found: dict[str, Any] = {"model": {"revision": revision} if revision else _seen(model, model_fingerprint)}
+    if recipe.weights is not None:
+        found["weights"] = _seen(recipe.weights, model_fingerprint)
     for key in ("train", "calibration", "chat_template"):
         if (source := getattr(recipe, key)) is not None:
             found[key] = _seen(source, fingerprint)

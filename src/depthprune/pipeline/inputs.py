@@ -27,7 +27,7 @@ from depthprune.model.config_file import local_folder
 from depthprune.model.engine_fields import pattern_notes, spelling_notes
 from depthprune.model.fits import check_fits
 from depthprune.model.loading import load_config, load_tokenizer
-from depthprune.model.quantised import check_not_quantised
+from depthprune.model.quantised import check_not_quantised, check_same_model
 from depthprune.model.shards import read_shards
 from depthprune.model.skeleton import skeleton
 from depthprune.model.sublayers import Sides, layer_sides
@@ -114,7 +114,7 @@ class Inputs:
             found, self.sizes
         )
         plan = self.recipe.recovery.complete(plan, found["scores"])
-        stated = cached_file(str(self.recipe.model), "config.json")
+        stated = cached_file(str(self.recipe.full), "config.json")
         notes = (*pattern_notes(self.config, plan.kept), *spelling_notes(read_json(Path(str(stated)))))
         return replace(plan, notes=(*plan.notes, *notes))
 
@@ -147,11 +147,11 @@ def load_inputs(recipe: Recipe, until: str = "evaluate") -> Inputs:
         raise UserError(
             f"no calibration data, which {reader} needs: give a file with --calibration, or training data"
         )
-    config = load_config(recipe.model, recipe.trust_remote_code)
+    config = load_config(str(recipe.full), recipe.trust_remote_code)
     shape = skeleton(config, recipe.trust_remote_code)
     _check_weights(recipe, config, shape, until)
     train, evals = _datasets(recipe)
-    tokenizer = load_tokenizer(recipe.model, recipe.trust_remote_code)
+    tokenizer = load_tokenizer(str(recipe.full), recipe.trust_remote_code)
     inputs = Inputs(
         recipe,
         config,
@@ -186,14 +186,21 @@ def _chat_template(recipe: Recipe, tokenizer: Any) -> str | None:
 
 def _check_weights(recipe: Recipe, config: PretrainedConfig, shape: Any, until: str) -> None:
     """Raises UserError for files that do not hold the model, and for codes where numbers are needed."""
-    model = str(recipe.model)
+    model = str(recipe.full)
     if (folder := local_folder(model)) is not None:
         check_fits(folder, shape, read_shards(folder), recipe.trust_remote_code)
     prunes = not isinstance(recipe.selection, KeepAll)
-    if _writes(recipe, until) or isinstance(recipe.training, FineTuning):
+    reads = f"importance.metric={recipe.importance.metric} reads its weights"
+    if recipe.weights is not None:
+        check_not_quantised(config, model, "weights names what is cut")
+        scored = load_config(str(recipe.model), recipe.trust_remote_code)
+        check_same_model(scored, config, str(recipe.model), model)
+        if recipe.importance.needs not in ("calibration", "nothing"):
+            check_not_quantised(scored, str(recipe.model), reads)
+    elif _writes(recipe, until) or isinstance(recipe.training, FineTuning):
         check_not_quantised(config, model, "this run would write new weights")
     elif prunes and recipe.importance.needs != "calibration":
-        check_not_quantised(config, model, f"importance.metric={recipe.importance.metric} reads its weights")
+        check_not_quantised(config, model, reads)
 
 
 def _writes(recipe: Recipe, until: str) -> bool:
@@ -216,7 +223,7 @@ def _check_rows(inputs: Inputs, until: str) -> None:
             render_chats(examples, inputs.tokenizer, inputs.chat_template)
         check_tokens(examples, inputs.tokenizer, rows, inputs.chat_template)
     if _writes(inputs.recipe, until):
-        refuse_tokens_beyond(inputs.tokenizer, rows, str(inputs.recipe.model))
+        refuse_tokens_beyond(inputs.tokenizer, rows, str(inputs.recipe.full))
     if note := note_of(inputs.tokenizer, rows):
         log.warning("%s: %s", inputs.recipe.model, note)
     pad_within(inputs.tokenizer, rows)

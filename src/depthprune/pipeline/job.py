@@ -11,8 +11,9 @@ from depthprune.distributed.sharded import shards
 from depthprune.files import remove
 from depthprune.model.arithmetic import Arithmetic
 from depthprune.model.casting import cast_weights
-from depthprune.model.loading import load_model
+from depthprune.model.loading import load_config, load_model
 from depthprune.model.offloaded import load_offloaded
+from depthprune.model.quantised import quantisation
 from depthprune.model.saving import read_base
 from depthprune.model.skeleton import checkpoint_dtype
 from depthprune.model.verify import save_verified
@@ -73,7 +74,7 @@ class Job:
     def load(self, path: str | Path, dtype: torch.dtype | str | None = None) -> Any:
         """A model on this process's device, by default as this run's arithmetic has it."""
         dtype, code = dtype or self.arithmetic.weights(), self.recipe.trust_remote_code
-        if self.recipe.device_map is None:
+        if self.recipe.device_map is None or quantisation(load_config(path, code), path) is not None:
             return load_model(path, dtype, self.state.device, code)
         scratch = self.folder.own if self.folder.own.is_dir() else None
         where = self.recipe.device_map
@@ -84,5 +85,5 @@ class Job:
         checkpoint = self.folder.artifact(stage)
         remove(checkpoint)
         template = self.inputs.chat_template if stage in TUNES else None
-        base = read_base(str(self.recipe.model), self.recipe.trust_remote_code, template)
+        base = read_base(str(self.recipe.full), self.recipe.trust_remote_code, template)
         save_verified(cast_weights(model, self.dtype), None, checkpoint, base)

@@ -14,7 +14,7 @@ def measured_as(job: Job) -> str:
     """A hash of all that a row of eval.json depends on besides its checkpoint."""
     recipe = job.recipe
     parts = [
-        model_fingerprint(str(recipe.model)),
+        model_fingerprint(str(recipe.full)),
         [fingerprint(source) for source in recipe.eval],
         None if recipe.eval else [fingerprint(str(recipe.train)), recipe.seed],
         recipe.chat_template and fingerprint(recipe.chat_template),

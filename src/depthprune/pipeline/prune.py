@@ -24,7 +24,7 @@ def prune_loaded(job: Job, plan: Plan) -> tuple[dict[str, Any], int]:
     """The recovery's report, and how many parameters are left; the whole model is in memory."""
     recovery: Any = job.recipe.recovery
     computes = job.arithmetic.weights(job.dtype) if recovery.needs_calibration else job.dtype
-    model = job.load(str(job.recipe.model), computes)
+    model = job.load(str(job.recipe.full), computes)
     recovery.check(model)  # scoring may have loaded none
     batches = job.inputs.batches if recovery.needs_calibration else []
     report = recovery(model, plan, Evidence(job.folder.gradients, batches, job.dtype))

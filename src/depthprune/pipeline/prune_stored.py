@@ -42,7 +42,7 @@ def prune_stored(job: Job, plan: Plan) -> tuple[dict[str, Any], int] | None:
         pieces = _with_changed(cut, [read_shard(path) for path in sorted(changed.iterdir())])
         write_shards(pieces, written)
         cut.write_beside(written)
-        model: Any = job.load(str(job.recipe.model), job.dtype)
+        model: Any = job.load(str(job.recipe.full), job.dtype)
         remove_layers(model, plan.removed, plan.mlp_from)
         check_copied(written, pieces, model)
         delete(changed)
@@ -52,7 +52,7 @@ def prune_stored(job: Job, plan: Plan) -> tuple[dict[str, Any], int] | None:
 def _cut(job: Job, plan: Plan) -> tuple[list[Shard], Cut] | None:
     """The model's files and what stays of them; None where they cannot be cut as the model in memory can."""
     skeleton: Any = job.inputs.skeleton
-    folder = local_folder(str(job.recipe.model))
+    folder = local_folder(str(job.recipe.full))
     if folder is None or part_of(job.inputs.config, skeleton.config) is not None:
         return None
     shards = read_shards(folder)

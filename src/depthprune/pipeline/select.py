@@ -81,7 +81,7 @@ def _decided(job: Job, partial: str) -> Plan:
     """
     selection = job.recipe.selection
     assert isinstance(selection, ByRecovery)
-    model = job.load(str(job.recipe.model), job.arithmetic.weights(job.dtype))
+    model = job.load(str(job.recipe.full), job.arithmetic.weights(job.dtype))
 
     def keep(steps: Sequence[dict[str, Any]], said: str) -> None:
         job.folder.write(partial, list(steps))

@@ -42,13 +42,13 @@ def answers(job: Job, digest: str) -> str:
 def train(job: Job, digest: str) -> str:
     """Tunes the pruned model → the tuned checkpoint, metrics.jsonl, training.json."""
     return _fine_tune(
-        job, job.folder.artifact("prune") if job.prunes else str(job.recipe.model), "train", digest
+        job, job.folder.artifact("prune") if job.prunes else str(job.recipe.full), "train", digest
     )
 
 
 def baseline(job: Job, digest: str) -> str:
     """Tunes the whole model the same way → the baseline checkpoint, metrics.jsonl, training.json."""
-    return _fine_tune(job, str(job.recipe.model), "baseline", digest)
+    return _fine_tune(job, str(job.recipe.full), "baseline", digest)
 
 
 def _settings(job: Job) -> FineTuning:
@@ -101,7 +101,7 @@ def _teacher(job: Job, rows: Any) -> TeacherCache:
 def _teacher_key(job: Job, rows: Any) -> str:
     """A hash of all that the teacher's predictions depend on: model, tokens, and how many are kept."""
     settings = _settings(job).distill
-    model = [model_fingerprint(str(job.recipe.model)), str(job.dtype)]
+    model = [model_fingerprint(str(job.recipe.full)), str(job.dtype)]
     digest = hashlib.sha256(json.dumps([*model, settings.top_k, settings.temperature]).encode())
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True).encode())
@@ -109,7 +109,7 @@ def _teacher_key(job: Job, rows: Any) -> str:
 
 
 def _dense(job: Job) -> Any:
-    return job.load(str(job.recipe.model))
+    return job.load(str(job.recipe.full))
 
 
 def _record(job: Job, stage: str, trains: dict[str, Any]) -> None:

@@ -27,11 +27,25 @@ def check_combination(recipe: Recipe) -> None:
 
 
 def _check_device_map(recipe: Recipe) -> None:
-    """What trains has all weights in memory."""
-    if recipe.device_map is not None and recipe.importance.needs in ("gradients", "training"):
+    """What trains has all weights in memory, and so has what moves parts from layer to layer."""
+    if recipe.device_map is None:
+        return
+    asked = f"device_map is {recipe.device_map}"
+    if recipe.importance.needs in ("gradients", "training"):
         raise UserError(
-            f"device_map is {recipe.device_map}, and importance.metric={recipe.importance.metric} needs "
-            "gradients, for which all weights are in memory: choose another metric, such as block-influence"
+            f"{asked}, and importance.metric={recipe.importance.metric} needs gradients, for which all "
+            "weights are in memory: choose another metric, such as block-influence"
+        )
+    if not recipe.recovery.takes_offloaded:
+        able = ", ".join(name for name, method in RECOVERIES.items() if method.takes_offloaded)
+        raise UserError(
+            f"{asked}, and recovery.method={recipe.recovery.method} changes layers in memory: choose one of "
+            f"{able}"
+        )
+    if isinstance(recipe.selection, Cuts) and recipe.selection.granularity != "layers":
+        raise UserError(
+            f"{asked}, and selection.granularity={recipe.selection.granularity} moves parts of layers in "
+            "memory: choose selection.granularity=layers"
         )
 
 

@@ -51,6 +51,9 @@ class Recipe(Settings):
 
     model: str | None = None
     """A model folder, or a hub id."""
+    weights: str | None = None
+    """The same model in full precision, where `model` is a quantised copy: that is scored, this one is cut,
+    repaired, tuned and measured."""
     train: str | None = None
     eval: tuple[str, ...] = ()
     """Datasets to measure on; without one, rows are cut off the training data and never trained on."""
@@ -79,6 +82,11 @@ class Recipe(Settings):
     evaluation: Evaluation = Evaluation()
 
     @property
+    def full(self) -> str | None:
+        """The model that is cut: `weights`, or where there are none `model` itself."""
+        return self.weights or self.model
+
+    @property
     def reads_calibration(self) -> str | None:
         """The setting that reads calibration samples, if one does."""
         if self.importance.needs in ("calibration", "gradients"):
@@ -88,7 +96,8 @@ class Recipe(Settings):
     def located(self) -> "Recipe":
         """The same with every folder and file by its absolute path: it can be run from anywhere."""
         paths = {
-            key: _located(getattr(self, key)) for key in ("model", "train", "calibration", "chat_template")
+            key: _located(getattr(self, key))
+            for key in ("model", "weights", "train", "calibration", "chat_template")
         }
         return self.model_copy(update={**paths, "eval": tuple(map(_located, self.eval))})
 

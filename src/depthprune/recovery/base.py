@@ -65,6 +65,8 @@ class RecoverySettings(Settings):
     """Whether it repairs what other methods choose to remove."""
     replaces_block: ClassVar[bool] = False
     """Whether the kept layer before a removed block is to stand for the block and itself."""
+    takes_offloaded: ClassVar[bool] = False
+    """Whether it can repair layers whose weights come when they are called."""
     takes_pairs: ClassVar[bool] = False
     """Whether it can repair where kept layers take others' MLPs."""
     paper: ClassVar[str]

@@ -24,6 +24,7 @@ class Linear(RecoverySettings):
     """
 
     needs_calibration: ClassVar[bool] = True
+    takes_offloaded: ClassVar[bool] = True
     paper: ClassVar[str] = "ReplaceMe (arXiv:2505.02819)"
     cost: ClassVar[str] = "3 forward passes, and about 2 a block"
     method: Literal["linear"] = "linear"

@@ -13,6 +13,7 @@ class NoRecovery(RecoverySettings):
     """Leaves the kept layers as they are."""
 
     takes_pairs: ClassVar[bool] = True
+    takes_offloaded: ClassVar[bool] = True
     paper: ClassVar[str] = "–"
     method: Literal["none"] = "none"
 

@@ -28,6 +28,7 @@ class Projection(RecoverySettings):
     """
 
     needs_calibration: ClassVar[bool] = True
+    takes_offloaded: ClassVar[bool] = True
     paper: ClassVar[str] = "GradMAP (arXiv:2602.14649)"
     cost: ClassVar[str] = "3 forward passes, and about 3 a repaired layer"
     method: Literal["projection"] = "projection"

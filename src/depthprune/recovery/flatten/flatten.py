@@ -31,6 +31,7 @@ class Flatten(RecoverySettings):
     needs_calibration: ClassVar[bool] = True
     decides: ClassVar[bool] = True
     takes_plans: ClassVar[bool] = True
+    takes_offloaded: ClassVar[bool] = True
     paper: ClassVar[str] = "ours, after FlattenGPT (arXiv:2602.08858)"
     cost: ClassVar[str] = "about 10 forward passes of each pair, and the solves"
     method: Literal["flatten"] = "flatten"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from depthprune.cost import with_progress
+from depthprune.model.offloaded import at_hand
 from depthprune.recovery.flatten.pair import Heads, Pair
 from depthprune.recovery.flatten.stream import PairStates, in_float32
 
@@ -56,7 +57,8 @@ def _error(layer: nn.Module, state: PairStates, heads: Heads) -> torch.Tensor:
 @torch.no_grad()
 def _like(start: nn.Module, layer: nn.Module) -> nn.Module:
     """A copy of `start` with the layer's weights, in its dtype."""
-    found = copy.deepcopy(start)
+    with at_hand(start):
+        found = copy.deepcopy(start)
     for parameter, weight in zip(found.parameters(), layer.parameters(), strict=True):
         parameter.copy_(weight)
     return found

@@ -12,6 +12,7 @@ from torch import nn
 from depthprune.cost import progress
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers, unwrap
+from depthprune.model.offloaded import at_hand, set_aside
 from depthprune.model.skip import skipped
 from depthprune.model.traits import OWN_INDEX
 from depthprune.model.walk import outputs
@@ -78,10 +79,13 @@ class Search:
         """Each of these pairs as it is now, from the first layer on, but for those that cannot be one."""
         fit, held_out = (stream.pairs(self._ends, wanted) for stream in self.streams)
         for (places, fitted), (_, held) in zip(fit, held_out, strict=True):
-            try:
-                yield Making(Pair(self.model, places, fitted, held), self.rhos, self.dtype)
-            except UserError as reason:
-                self._refused[places] = str(reason)
+            with at_hand(*(self.layers[i] for i in places)):
+                try:
+                    making = Making(Pair(self.model, places, fitted, held), self.rhos, self.dtype)
+                except UserError as reason:
+                    self._refused[places] = str(reason)
+                    continue
+                yield making
 
     def errors(self, wanted: Collection[Places]) -> dict[Places, float]:
         """What making each pair one adds to the error at its output, at least; ∞ where it cannot be one."""
@@ -133,10 +137,14 @@ class Search:
         """Every way to make one layer of this pair, and what the model loses with it."""
         pair = making.pair
         before = self.streams[1].before(pair.first, self.left)
-        ways = list(self._ways(making, removable))
+        ways = []
+        for made, kept in self._ways(making, removable):
+            set_aside(made.layer, self.whole[kept])
+            ways.append((made, kept))
         if making.has_norms:
             made, kept = min((way for way in ways if way[0].how != "cut"), key=lambda way: way[0].error)
             ways.append((making.refined(made), kept))
+            set_aside(ways[-1][0].layer, self.whole[kept])
         found = []
         for made, kept in ways:
             loss = self.loss_with((pair.first, pair.second), made.layer, kept, before)
@@ -174,7 +182,8 @@ class Search:
     def again(self, recorded: dict[str, Any]) -> Tried:
         """A step that a search recorded, made again on the same samples."""
         step = Step(**recorded)
-        (making,) = self.makings({(step.first, step.second)})
+        makings = self.makings({(step.first, step.second)})  # which has the pair at hand until it ends
+        making = next(makings)
         place, (attention, mlp) = int(step.kept == step.second), step.rho
         if step.how == "cut":
             made = making.cut(place)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers, unwrap
 from depthprune.model.hooks import Call, hidden_state, layer_input
+from depthprune.model.offloaded import at_hand
 from depthprune.model.skip import skipped
 from depthprune.recovery.states import Batch, on_device
 
@@ -146,7 +147,8 @@ def _check_walk(model: nn.Module, stream: Stream) -> None:
 
 def in_float32(layer: nn.Module) -> nn.Module:
     """A copy of a layer to compute with, out of the way of bf16's rounding."""
-    return copy.deepcopy(layer).float()
+    with at_hand(layer):
+        return copy.deepcopy(layer).float()
 
 
 class Watched:
