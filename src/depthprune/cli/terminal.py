@@ -71,6 +71,9 @@ def quiet() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, whatever is trained
+        logging.getLogger("accelerate.big_modeling").setLevel(
+            logging.ERROR
+        )  # of device_map, which was asked for
     # Read by the libraries when they are imported; a user's own settings win.
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
