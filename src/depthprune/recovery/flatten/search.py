@@ -200,6 +200,7 @@ class Search:
 
     def take(self, step: Step, layer: nn.Module) -> None:
         """Makes the step: the layer stands for the pair."""
+        set_aside(layer, self.whole[step.kept])
         self.layers[step.kept] = in_place_of(layer, self.whole[step.kept])
         self.removed.append(step.removed)
         self._ends[step.kept] = max(self._ends[step.kept], self._ends.pop(step.removed))
