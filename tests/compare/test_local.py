@@ -22,6 +22,7 @@ def figures(found):
     return rows, found["base"], found["sentences"], found["differences"], found["failed"], found["missing"]
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_one_after_the_other_and_scores_are_computed_once(tmp_path):
     grid = cells(tmp_path, recipes=("shortgpt",), ratios=(0.34, 0.5, 0.01), settings=UNTRAINED)
     found = compare(grid, tmp_path / "out", executor=Local())

@@ -1,8 +1,10 @@
 """What a user meets who starts several processes: one line, once, and one end."""
 
+import pytest
 from launching import call, lab, together
 
 
+@pytest.mark.slow
 def test_rows_that_processes_cannot_share_are_refused_once(tmp_path):
     settings = {"importance.per_device_train_batch_size": 3}
     ended = together(call(lab(tmp_path), "gradpruner", "out", settings))
