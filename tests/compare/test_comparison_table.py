@@ -43,6 +43,15 @@ def test_the_best_of_ties_only():
     assert "but nothing tells it apart from c." in said["sentences"][0]
 
 
+def test_that_no_model_beats_guessing_is_said():
+    done = [result("a", BAD), result("b", BAD)]
+    measure = ("news", "accuracy")
+    guessed = [replace(one, results={measure: {**one.results[measure], "majority": 0.31}}) for one in done]
+    assert "news no model is more than two standard errors above" in found(guessed)["sentences"][-1]
+    beating = [replace(one, results={measure: {**one.results[measure], "majority": 0.1}}) for one in done]
+    assert not any("majority" in sentence for sentence in found(beating)["sentences"])
+
+
 def test_means_spread_and_share_of_the_whole():
     dense = result("dense", GOOD, 1, None, removed=(), tuning="other")
     runs = [result("a", GOOD, 1), result("a", BAD, 2), dense]

@@ -9,6 +9,7 @@ from typing import Any
 from depthprune.compare.limit import kept_sentence
 from depthprune.compare.noise import Difference, compare_all, share_kept, standing
 from depthprune.compare.results import Measure, Result, Results
+from depthprune.report.table import table_warnings
 
 BEFORE = ("accuracy", "exact_match", "rougeL", "perplexity", "loss")
 """Which measure of a dataset is asked first: what a user wants, before what is only near it."""
@@ -42,7 +43,11 @@ def comparison(results: Results, kept: Sequence[Mapping[str, Any]] = ()) -> dict
             for one in found
         ],
         "kept": list(kept),
-        "sentences": [*map(kept_sentence, kept), *sentences(results.done, differences, measures)],
+        "sentences": [
+            *map(kept_sentence, kept),
+            *sentences(results.done, differences, measures),
+            *table_warnings({"rows": {result.name: _as_row(result) for result in results.done}}),
+        ],
         "failed": results.failed,
         "missing": results.missing,
         "environment": results.environment,
@@ -171,6 +176,11 @@ def sentences(
     if found and len(seeds) == 1:
         found.append("With one seed, the tests know the noise of the rows and not that of tuning again.")
     return found
+
+
+def _as_row(result: Result) -> dict[str, Any]:
+    """Of an `eval.json`."""
+    return {"results": list(result.results.values())}
 
 
 def _sentence(ratio: float, measure: Measure, tests: Sequence[Difference], done: Sequence[Result]) -> str:
