@@ -72,6 +72,7 @@ def test_what_cannot_run_at_all_leaves_nothing_and_another_folder_is_left_alone(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_table(tmp_path):
     grid = cells(tmp_path)
     whole = compare(grid, tmp_path / "whole")

@@ -30,7 +30,7 @@ def text_sources(tmp_path):
     return {"model": sources.model, "calibration": str(text), "eval": (str(text),)}
 
 
-@pytest.mark.parametrize("share", [0.5, 0.97])
+@pytest.mark.parametrize("share", [pytest.param(0.5, marks=pytest.mark.slow), 0.97])
 def test_it_is_the_last_size_that_holds(tmp_path, share):
     given = text_sources(tmp_path)
     grid = read_grid(None, recipes=("reverse",), settings=ON_TEXT)
@@ -49,6 +49,7 @@ def test_it_is_the_last_size_that_holds(tmp_path, share):
     assert keep(grid, Limit("share", share), tmp_path / "out", **given)["kept"] == found["kept"]
 
 
+@pytest.mark.slow
 def test_tuned_models_are_held_against_the_whole_one_tuned_alike(tmp_path):
     sources = recipe(tmp_path)
     settings = {
@@ -70,6 +71,7 @@ def test_tuned_models_are_held_against_the_whole_one_tuned_alike(tmp_path):
     assert one["removed"] == 0 or one["whole"] == dense["values"][0]["mean"]
 
 
+@pytest.mark.slow
 def test_runs_of_ratios_that_are_there_are_used_and_none_is_made_twice(tmp_path):
     given = text_sources(tmp_path)
     grid = read_grid(None, recipes=("reverse",), ratios=(0.34, 0.67), settings=ON_TEXT)

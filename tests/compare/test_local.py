@@ -41,6 +41,7 @@ def test_the_table_is_that_of_one_after_the_other_and_scores_are_computed_once(t
     assert logs == {path: path.stat().st_mtime_ns for path in logs}  # nor does what is done
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_told_with_its_log(tmp_path, monkeypatch):
     grid = cells(tmp_path, recipes=("reverse",), settings=UNTRAINED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))

@@ -65,6 +65,7 @@ def test_tokenizer_adds_bos_and_splits_a_conversation_at_the_answer(shipped: tup
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
+@pytest.mark.slow
 def test_the_script_makes_a_model_that_loads(tmp_path: Path) -> None:
     pretrain(tmp_path, steps=2, seed=0)
     model, loading = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)

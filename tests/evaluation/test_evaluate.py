@@ -87,6 +87,7 @@ def test_arithmetic_that_overflows_is_a_users_error():
         evaluate(model, tiny_tokenizer(), TEXT)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LAB.exists(), reason="the lab's material is absent")
 def test_lab_model():
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -117,6 +117,7 @@ def test_a_perplexity_too_large_for_float32_names_its_layer():
         Perplexity()(model, BATCHES)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LAB.is_dir(), reason="needs the lab model")
 def test_the_lab_models_perplexities_are_those_of_cut_files_evaluated(tmp_path):
     words = [json.loads(line)["text"].split() for line in (LAB / "text/wikipedia.jsonl").open()][:6]

@@ -43,7 +43,7 @@ def same_weights(one, other):
 @pytest.mark.parametrize(
     ("name", "begun"), [("sleb", "rounds-*.json"), ("flatten", "steps-*.json"), ("gradmap", "rounds-*.json")]
 )
-@pytest.mark.parametrize("amounts", [(1, 3), (3, 1)])
+@pytest.mark.parametrize("amounts", [(1, 3), pytest.param((3, 1), marks=pytest.mark.slow)])
 def test_a_greedy_search_begins_with_that_of_another_amount(tmp_path, caplog, name, begun, amounts):
     caplog.set_level("INFO", "depthprune")
     first, second = (recipe(tmp_path, name, **{**SMALL, "selection.num_removed": n}) for n in amounts)

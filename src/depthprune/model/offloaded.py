@@ -204,9 +204,11 @@ class Values(Mapping[str, Tensor]):
 
     def __init__(self, model: nn.Module) -> None:
         self._state = model.state_dict()
+        # Asked first, for a model under examination may have no layers to be found.
+        placed = any(tensor.is_meta for tensor in self._state.values())
         self.offloaded = {
             f"{layers_path(model)}.{i}.{name}": (hook.weights_map, name)
-            for i, layer in enumerate(decoder_layers(model))
+            for i, layer in enumerate(decoder_layers(model) if placed else ())
             if (hook := _hook(layer)) is not None
             for name in hook.weights_map
         }
