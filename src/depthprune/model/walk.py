@@ -148,28 +148,12 @@ class Walk:
         entry: list[Tensor] = []
         for n, batch in enumerate(batches):
             self.inputs.append(_read(model, batch))
-            state = self._note(self.inputs[-1])
+            state, calls = at_entry(model, module, self.inputs[-1], self.forms)
+            self.calls.append(calls)
             entry.append(state if start is None else start[1][n])
             if fork and (n + 2) * len(self.layers) * state.nbytes > self.room.size:
                 break
         self.states = self.room.of(entry)
-
-    def _note(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Notes what each layer is called with for a batch; what enters the first one."""
-        entry: list[Tensor] = []
-        calls: list[Call] = []
-
-        def enter(_: nn.Module, args: tuple, kwargs: dict) -> None:
-            if not entry:
-                entry.append(layer_input(args, kwargs).clone())
-            calls.append(Call.of(args, kwargs))
-
-        with torch.no_grad(), ExitStack() as stack, skipped(self.model, range(len(self.layers)), self.forms):
-            for layer in self.layers:
-                stack.callback(layer.register_forward_pre_hook(enter, with_kwargs=True).remove)
-            self.module(**inputs, use_cache=False)
-        self.calls.append(calls)
-        return entry[0]
 
     def through(
         self, said: str | None = None, until: int | None = None
@@ -206,6 +190,33 @@ class Walk:
         last = self.layers[len(self.layers) - 1]
         with skipped(self.model, range(len(self.layers)), self.forms), replaced_input(last, state):
             return self.module(**self.inputs[n], use_cache=False)
+
+
+@torch.no_grad()
+def at_entry(
+    model: nn.Module, module: nn.Module, inputs: dict[str, Tensor], forms: Forms | None = None
+) -> tuple[Tensor, list[Call]]:
+    """What enters the first layer, [B, T, d], and what each of them is called with; none computes.
+
+    Args:
+        module: what is called with the inputs.
+        forms: as for `skipped`.
+    """
+    given: dict[int, tuple[Tensor, Call]] = {}
+
+    def enter(i: int, args: tuple, kwargs: dict) -> None:
+        hidden = layer_input(args, kwargs)
+        given[i] = hidden.clone() if i == 0 else hidden, Call.of(args, kwargs)
+
+    layers = decoder_layers(model)
+    with ExitStack() as stack, skipped(model, range(len(layers)), forms):
+        for i, layer in enumerate(layers):
+            handle = layer.register_forward_pre_hook(
+                lambda _, args, kwargs, i=i: enter(i, args, kwargs), with_kwargs=True
+            )
+            stack.callback(handle.remove)
+        module(**inputs, use_cache=False)
+    return given[0][0], [given[i][1] for i in range(len(layers))]
 
 
 def _read(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

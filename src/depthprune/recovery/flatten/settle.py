@@ -7,7 +7,7 @@ from torch import nn
 
 from depthprune.cost import progress
 from depthprune.recovery.flatten.making import Made, Making
-from depthprune.recovery.flatten.search import Search, in_place_of
+from depthprune.recovery.flatten.search import Search
 from depthprune.recovery.flatten.step import Step
 
 
@@ -55,13 +55,8 @@ def settled(search: Search) -> Outcome:
 def _tried(search: Search, kept: int, making: Making) -> list[tuple[float, nn.Module]]:
     """Every way to fit the layer, with the held-out loss."""
     before = search.streams[1].before(kept, search.left)
-    return [
-        (
-            search.loss_with((kept, kept), made.layer, kept, before),
-            in_place_of(made.layer, search.whole[kept]),
-        )
-        for made in _ways(search, making)
-    ]
+    ways = _ways(search, making)
+    return [(search.loss_with((kept, kept), made.layer, kept, before), made.layer) for made in ways]
 
 
 def _ways(search: Search, making: Making) -> list[Made]:

@@ -5,20 +5,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from depthprune.errors import UserError
 from depthprune.model.anatomy import decoder_layers, unwrap
-from depthprune.model.hooks import Call, hidden_state, layer_input
+from depthprune.model.hooks import Call, hidden_state
 from depthprune.model.offloaded import at_hand
-from depthprune.model.skip import skipped
+from depthprune.model.walk import TOLERANCE, at_entry
 from depthprune.recovery.states import Batch, on_device
-
-# How far layers called one by one may be from the model's own pass, relatively; bf16 rounds by under 1e-2.
-TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -57,13 +53,7 @@ class Stream:
         self.batches = batches
         self._batches: list[tuple[Tensor, list[Call], Tensor]] = []
         for inputs, real in on_device(model, batches):
-            given: dict[int, tuple[Tensor, Call]] = {}
-            with ExitStack() as hooks, skipped(model, range(len(self.layers))):
-                for i, layer in enumerate(self.layers):
-                    hooks.callback(layer.register_forward_pre_hook(_keep(given, i), with_kwargs=True).remove)
-                unwrap(model).base_model(**inputs, use_cache=False)
-            calls = [given[i][1] for i in range(len(self.layers))]
-            self._batches.append((given[0][0], calls, real))
+            self._batches.append((*at_entry(model, unwrap(model).base_model, inputs), real))
         _check_walk(model, self)
 
     def entry(self) -> list[Tensor]:
@@ -98,13 +88,17 @@ class Stream:
                 stands for, whose output it is to give.
         """
         hidden, targets, reached = self.entry(), self.entry(), 0
+        left = {*wanted}
         for a, following in zip_longest(ends, [*ends][1:]):
             for b in (a, following):
-                if (a, b) in wanted:
+                if (a, b) in left:
+                    left.remove((a, b))
                     for i in range(reached, ends[b] + 1):
                         targets = self.through(i, targets, self.whole[i])
                     reached = ends[b] + 1
                     yield (a, b), self._at(a, b, hidden, targets)
+            if not left:
+                return
             hidden = self.through(a, hidden)
 
     def _at(self, a: int, b: int, before: list[Tensor], after: list[Tensor]) -> list[PairStates]:
@@ -112,15 +106,6 @@ class Stream:
             PairStates(one.float(), other.float(), (calls[a].in_float32(), calls[b].in_float32()), real)
             for (_, calls, real), one, other in zip(self._batches, before, after, strict=True)
         ]
-
-
-def _keep(given: dict[int, tuple[Tensor, Call]], i: int) -> Any:
-    """A hook that notes what layer i is called with."""
-
-    def enter(_: nn.Module, args: tuple, kwargs: dict) -> None:
-        given[i] = layer_input(args, kwargs).clone(), Call.of(args, kwargs)
-
-    return enter
 
 
 def _check_walk(model: nn.Module, stream: Stream) -> None:
