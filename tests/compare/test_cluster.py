@@ -58,6 +58,20 @@ def task_of(cell, root):
     return RunTask(cell.name, root, cell.recipe, ())
 
 
+def the_job(root):
+    """The one that jobs.json names."""
+    (sent,) = json.loads((root / "jobs/jobs.json").read_text())["sent"].values()
+    return sent["job"]
+
+
+def sent_by(one, root, grid):
+    """A cluster that has sent the first run of a grid, and its job."""
+    root.mkdir(exist_ok=True)
+    one.prepare(root, grid)
+    one.start([task_of(grid[0], root)])
+    return one, the_job(root)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(cluster, "ASKS_EVERY", 0.0)
@@ -70,10 +84,7 @@ def test_what_another_call_has_sent_is_not_sent_again_and_the_table_is_the_local
     grid, root = cells(tmp_path, recipes=("reverse",), settings=UNTRAINED), tmp_path / "out"
     (root / "runs").mkdir(parents=True)
     queue = Processes()
-    first = Cluster(queue, 20)
-    first.prepare(root, grid)
-    first.start([task_of(grid[0], root)])
-    (job,) = (one["job"] for one in json.loads((root / "jobs/jobs.json").read_text())["sent"].values())
+    first, job = sent_by(Cluster(queue, 20), root, grid)
     first.close()
     assert f"1 jobs go on in the cluster: the same command returns to them, scancel {job} ends" in caplog.text
     found = compare(grid, root, executor=Cluster(queue, 20))
@@ -89,11 +100,7 @@ def test_what_another_call_has_sent_is_not_sent_again_and_the_table_is_the_local
 def test_a_job_that_leaves_the_queue_without_a_report_has_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "LOST_AFTER", 0.5)
     grid, root = cells(tmp_path, recipes=("reverse",), settings=UNTRAINED), tmp_path / "out"
-    (root / "jobs").mkdir(parents=True)
-    one = Cluster(Processes(), 20)
-    one.prepare(root, grid)
-    one.start([task_of(grid[0], root)])
-    (job,) = (sent["job"] for sent in json.loads((root / "jobs/jobs.json").read_text())["sent"].values())
+    one, job = sent_by(Cluster(Processes(), 20), root, grid)
     os.kill(int(job), signal.SIGKILL)
     found = {}
     for _ in range(300):
@@ -105,17 +112,13 @@ def test_a_job_that_leaves_the_queue_without_a_report_has_failed(tmp_path, monke
 
 def test_a_job_of_a_run_that_was_changed_is_cancelled(tmp_path):
     grid, root = cells(tmp_path, recipes=("reverse",), settings=UNTRAINED), tmp_path / "out"
-    (root / "jobs").mkdir(parents=True)
     queue = Processes()
-    first = Cluster(queue, 20)
-    first.prepare(root, grid)
-    first.start([task_of(grid[0], root)])
-    (job,) = (one["job"] for one in json.loads((root / "jobs/jobs.json").read_text())["sent"].values())
+    _, job = sent_by(Cluster(queue, 20), root, grid)
     again = Cluster(queue, 20)
     again.prepare(root, grid)
     again.start([RunTask(grid[0].name, root, grid[0].recipe.model_copy(update={"seed": 7}), ())])
     assert queue.cancelled == [job]
-    (other,) = (one["job"] for one in json.loads((root / "jobs/jobs.json").read_text())["sent"].values())
+    other = the_job(root)
     assert other != job
     for number in (job, other):
         with suppress(ProcessLookupError):  # it may have ended by now
