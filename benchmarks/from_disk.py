@@ -4,8 +4,9 @@
 
 Writes a model of Llama-3.1-8B's layers with random bfloat16 weights and a small vocabulary, and scores it in
 float32 in two processes: loaded whole, and with `device_map=disk`. Each takes block influence, the losses
-without each layer and the loss of a cut. The peak of anonymous memory (RssAnon: what the system cannot have
-back but by swapping) is read meanwhile, less what the libraries take. What was made in DIR is deleted.
+without each layer and the loss of a cut; with `--gradients` the gradient norms. The peak of anonymous memory
+(RssAnon: what the system cannot have back but by swapping) is read meanwhile, less what the libraries take.
+What was made in DIR is deleted.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from depthprune.model.loading import load_model
 from depthprune.model.offloaded import load_offloaded
 
 SIDES = ("memory", "disk")
+PARTS = {"a layer": "layer", "embeddings and head": "rest", "hidden states": "states"}
 SHAPE = {"hidden_size": 4096, "intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 8192}
 
 
@@ -65,7 +67,7 @@ def peak() -> Iterator[dict[str, float]]:
     watcher.join()
 
 
-def score(folder: Path, side: str, samples: int, length: int) -> dict[str, Any]:
+def score(folder: Path, side: str, samples: int, length: int, gradients: bool) -> dict[str, Any]:
     """What one process finds."""
     ids = torch.randint(0, SHAPE["vocab_size"], (samples, length), generator=torch.Generator().manual_seed(0))
     batches = [
@@ -77,13 +79,16 @@ def score(folder: Path, side: str, samples: int, length: int) -> dict[str, Any]:
             model = load_model(folder, torch.float32)
         else:
             model, _ = load_offloaded(folder, "disk", torch.float32, scratch=folder)
-        found = [score_layers(model, batches, metric).tolist() for metric in ("block-influence", "loss")]
-        found.append(cut_losses(model, batches, [1]).flatten().tolist())
+        metrics = ["gradient-norm"] if gradients else ["block-influence", "loss"]
+        found = [score_layers(model, batches, metric) for metric in metrics]
+        if not gradients:
+            found.append(cut_losses(model, batches, [1]).flatten())
     sizes = {name: 4 * parameter.numel() for name, parameter in model.named_parameters()}
     layer = sum(size for name, size in sizes.items() if ".layers.0." in name)
     rest = sum(size for name, size in sizes.items() if ".layers." not in name)
-    states = 4 * SHAPE["hidden_size"] * samples * length
-    return {**cost, "found": found, "layer": layer, "rest": rest, "states": states}
+    kept = model.config.num_hidden_layers + 1 if gradients else 1  # what enters each layer
+    states = 4 * SHAPE["hidden_size"] * samples * length * kept
+    return {**cost, "found": torch.cat(found).tolist(), "layer": layer, "rest": rest, "states": states}
 
 
 def main() -> None:
@@ -93,10 +98,12 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--gradients", action="store_true")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        print(json.dumps(score(options.folder, options.side, options.samples, options.length)))
+        scored = score(options.folder, options.side, options.samples, options.length, options.gradients)
+        print(json.dumps(scored))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         write_model(Path(folder), options.layers)
@@ -104,17 +111,19 @@ def main() -> None:
     for side, one in sides.items():
         print(f"{side:7} {one['bytes'] / 1e9:6.2f} GB anonymous  {one['seconds']:7.1f} s")
     memory, disk = (sides[side] for side in SIDES)
-    layers = (disk["bytes"] - disk["states"]) / disk["layer"]
-    print(f"a layer is {disk['layer'] / 1e9:.2f} GB, hidden states are {disk['states'] / 1e6:.1f} MB")
-    print(
-        f"from disk: {layers:.2f} layers and the states; {disk['seconds'] / memory['seconds']:.2f} x the time"
-    )
-    print("the same scores" if memory["found"] == disk["found"] else "OTHER SCORES")
+    layers = (disk["bytes"] - disk["rest"] - disk["states"]) / disk["layer"]
+    sizes = " GB, ".join(f"{part} {disk[key] / 1e9:.2f}" for part, key in PARTS.items())
+    print(f"{sizes} GB")
+    times = disk["seconds"] / memory["seconds"]
+    print(f"from disk: {layers:.2f} layers beside embeddings, head and states; {times:.2f} x the time")
+    scores, expected = torch.tensor(disk["found"]), torch.tensor(memory["found"])
+    print(f"scores differ by {float(((scores - expected) / expected).abs().max()):.1e}, relative")
 
 
 def _in_a_process(folder: str, side: str, options: argparse.Namespace) -> dict[str, Any]:
     call = [sys.executable, __file__, "--folder", folder, "--side", side]
     call += ["--samples", str(options.samples), "--length", str(options.length)]
+    call += ["--gradients"] if options.gradients else []
     done = subprocess.run(call, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -63,6 +63,18 @@ def test_a_repair(family, tmp_path):
     assert_same(family, tmp_path, **{"recovery.method": "projection"})
 
 
+def test_gradmap(tmp_path):
+    chosen = {
+        "importance.metric": "gradient-norm",
+        "selection.method": "iterative",
+        "recovery.method": "projection",
+    }
+    there, here = (made_of("llama", tmp_path, where, **chosen) for where in ("disk", None))
+    assert there[0]["removed"] == here[0]["removed"]
+    assert there[1] == pytest.approx(here[1], rel=1e-5)
+    assert all(there[2][name].equal(tensor) for name, tensor in here[2].items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_flattened_model(family, tmp_path):
@@ -75,7 +87,7 @@ def test_a_flattened_model(family, tmp_path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("gradpruner", "needs gradients, for which all weights are in memory"),
+        ("gradpruner", "needs gradients of all weights, in memory"),
         ("laco", "changes layers in memory"),
         ("finercut", "moves parts of layers in memory"),
     ],

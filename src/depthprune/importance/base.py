@@ -29,6 +29,8 @@ class MetricSettings(Settings):
     """Whether `score_pairs` scores pairs of neighbouring sublayers, for `selection.granularity`."""
     scores_sublayers: ClassVar[bool] = False
     """Whether `score_sublayers` does, for `selection.granularity=sublayers`."""
+    takes_offloaded: ClassVar[bool] = True
+    """Whether it scores a model whose layers are not in memory, for `device_map`."""
     paper: ClassVar[str]
     cost: ClassVar[str]
     metric: str

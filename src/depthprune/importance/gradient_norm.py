@@ -28,7 +28,8 @@ class GradientNorm(MetricSettings):
     scores_pairs: ClassVar[bool] = True
     metric: Literal["gradient-norm"] = "gradient-norm"
     batch_size: int | None = Field(None, ge=1)
-    """Samples a pass. By default as many as fit the memory that a loop over samples would take."""
+    """Samples a pass. By default as many as fit the memory that a loop over samples would take; one where
+    layers are offloaded."""
     gradient_checkpointing: bool | None = None
     """Recompute activations in the backward pass. By default where one sample's would take more than that."""
 

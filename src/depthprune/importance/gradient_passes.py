@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from depthprune.cost import with_progress
 from depthprune.errors import UserError
 from depthprune.importance.base import Batches
+from depthprune.importance.gradient_walk import walked_sums
 from depthprune.importance.per_sample import PerSampleNorms, frozen
 from depthprune.importance.sample_batches import (
     Sample,
@@ -20,6 +21,7 @@ from depthprune.importance.sample_batches import (
 )
 from depthprune.model.anatomy import decoder_layers, layers_path, unwrap
 from depthprune.model.head import backward_sample_losses
+from depthprune.model.offloaded import Values, shelf_of
 
 log = logging.getLogger("depthprune")
 
@@ -37,6 +39,11 @@ class GradientPasses:
         """The mean sums of norms over the samples, of each layer or each of its parts, float32 on the CPU."""
         samples = split_samples(batches)
         depth = len(decoder_layers(model))
+        if shelf_of(model) is not None:
+            totals = walked_sums(model, samples)
+            if not totals.isfinite().all():
+                raise UserError(_not_finite(model, totals))
+            return (totals / len(samples)).float()
         totals = torch.zeros(depth if parts is None else len(parts), dtype=torch.float64)
         with frozen(model):
             norms, sample_bytes = self._plan(model, samples[0], parts)
@@ -93,7 +100,7 @@ def _score(model: nn.Module, norms: PerSampleNorms, group: list[Sample]) -> Tens
 def _not_finite(model: nn.Module, totals: Tensor) -> str:
     """Names the damaged weight's layer, or else the first layer without a finite gradient."""
     prefix = f"{layers_path(model)}."
-    for name, weight in unwrap(model).named_parameters():
+    for name, weight in Values(unwrap(model)).items():
         if not weight.isfinite().all():
             layer = (
                 f"layer {name.removeprefix(prefix).split('.')[0]}" if name.startswith(prefix) else "layer 0"

@@ -21,6 +21,7 @@ class Igia(MetricSettings, LoraSettings):
     """
 
     needs: ClassVar[Literal["training"]] = "training"
+    takes_offloaded: ClassVar[bool] = False
     paper: ClassVar[str] = "GradPruner (arXiv:2601.19503)"
     cost: ClassVar[str] = "t LoRA steps"
     metric: Literal["igia"] = "igia"

@@ -36,7 +36,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
 class PerSampleNorms:
     """Sums ‖∂loss_s/∂θ‖₂ over the samples s of a batch and the parameters θ of each decoder layer.
 
-    With `parts`, lists of modules inside the layers, the sums are those of each part's parameters.
+    With `parts`, lists of modules inside the layers, the sums are those of each part's parameters. With
+    `layers` only these of the model's are looked at.
 
     Use within `frozen(model)`: `begin(B, T)`, a forward and a backward pass of Σ_s loss_s, then `finish()`.
 
@@ -50,8 +51,9 @@ class PerSampleNorms:
         model: nn.Module,
         gradient_checkpointing: bool = False,
         parts: Sequence[Sequence[nn.Module]] | None = None,
+        layers: Sequence[nn.Module] | None = None,
     ) -> None:
-        self.layers = list(decoder_layers(model))
+        self.layers = list(decoder_layers(model) if layers is None else layers)
         self.parts = [[layer] for layer in self.layers] if parts is None else parts
         self.gradient_checkpointing = gradient_checkpointing
         self.replayed: set[str] = set()

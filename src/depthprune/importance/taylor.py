@@ -19,6 +19,7 @@ class Taylor(MetricSettings):
     """
 
     needs: ClassVar[Literal["gradients"]] = "gradients"
+    takes_offloaded: ClassVar[bool] = False
     paper: ClassVar[str] = "Shortened LLaMA (arXiv:2402.02834)"
     cost: ClassVar[str] = "1 forward and backward pass"
     metric: Literal["taylor"] = "taylor"

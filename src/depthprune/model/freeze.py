@@ -12,13 +12,13 @@ def all_frozen(model: nn.Module) -> Iterator[None]:
 
     Afterwards every module's mode and every weight's `requires_grad` are what they were.
     """
-    required = [(weight, weight.requires_grad) for weight in model.parameters()]
+    required = {name: weight.requires_grad for name, weight in model.named_parameters()}
     training = [module for module in model.modules() if module.training]
     model.eval().requires_grad_(False)
     try:
         yield
     finally:
-        for weight, requires_grad in required:
-            weight.requires_grad_(requires_grad)
+        for name, weight in model.named_parameters():  # offloaded ones are others by now
+            weight.requires_grad_(required[name])
         for module in training:
             module.training = True

@@ -84,7 +84,12 @@ def backward_sample_losses(model: nn.Module, batch: dict[str, Tensor]) -> None:
     """
     device = unwrap(model).device
     inputs = {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
-    output = decoder(model)(**inputs, use_cache=False)
+    backward_from(model, decoder(model)(**inputs, use_cache=False), batch)
+
+
+@torch.enable_grad()
+def backward_from(model: nn.Module, output: ModelOutput, batch: dict[str, Tensor]) -> None:
+    """The backward pass of `backward_sample_losses` through what the model's decoder returned for the batch."""
     hidden = output["last_hidden_state"]
     targets = next_tokens(batch).to(hidden.device)
     wanted = targets != IGNORED

@@ -22,7 +22,7 @@ class Room:
 
     def of(self, states: Iterable[Tensor]) -> "States":
         """These states, which are kept where there is room."""
-        return States(self, list(states))
+        return States(self, states)
 
     def slot(self, like: Tensor) -> Tensor | None:
         """Where a tensor lies that has no room in memory; None for one that has."""
@@ -41,12 +41,18 @@ def mapped_file(like: Tensor, folder: Path) -> Tensor:
 class States:
     """A hidden state of each batch, [B, T, d]; one that is set takes the place of the one before."""
 
-    def __init__(self, room: Room, states: list[Tensor]) -> None:
+    def __init__(self, room: Room, states: Iterable[Tensor]) -> None:
         self.room = room
-        self._slots = [room.slot(state) for state in states]
-        self._states: list[Tensor | None] = [None] * len(states)
-        for n, state in enumerate(states):
-            self[n] = state
+        self._slots: list[Tensor | None] = []
+        self._states: list[Tensor | None] = []
+        for state in states:
+            self.append(state)
+
+    def append(self, state: Tensor) -> None:
+        """The state of one more batch."""
+        self._slots.append(self.room.slot(state))
+        self._states.append(None)
+        self[len(self) - 1] = state
 
     def __len__(self) -> int:
         return len(self._slots)

@@ -235,8 +235,8 @@ def _stand_alone(model: nn.Module, batch: Batch) -> bool:
     except Exception:  # whatever a layer raises that misses what others hand on to it
         return False
     real = walk.inputs[0]["attention_mask"].bool()
-    apart = (walk.states[0] - own)[real].norm()
-    return bool(apart <= TOLERANCE * own[real].norm())
+    walked, own = walk.states[0][real].nan_to_num(), own[real].nan_to_num()  # of a damaged model too
+    return bool((walked - own).norm() <= TOLERANCE * own.norm())
 
 
 def _beside(walk: Walk) -> Tensor:

@@ -31,10 +31,11 @@ def _check_device_map(recipe: Recipe) -> None:
     if recipe.device_map is None:
         return
     asked = f"device_map is {recipe.device_map}"
-    if recipe.importance.needs in ("gradients", "training"):
+    if not recipe.importance.takes_offloaded:
+        able = ", ".join(name for name, metric in METRICS.items() if metric.takes_offloaded)
         raise UserError(
-            f"{asked}, and importance.metric={recipe.importance.metric} needs gradients, for which all "
-            "weights are in memory: choose another metric, such as block-influence"
+            f"{asked}, and importance.metric={recipe.importance.metric} needs gradients of all weights, in "
+            f"memory: choose one of {able}"
         )
     if not recipe.recovery.takes_offloaded:
         able = ", ".join(name for name, method in RECOVERIES.items() if method.takes_offloaded)
