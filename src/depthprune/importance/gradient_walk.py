@@ -32,8 +32,8 @@ def walked_sums(model: nn.Module, samples: Sequence[Sample]) -> Tensor:
     batches = [pad([sample], unwrap(model).device) for sample in samples]
     if not walks(model, batches):
         raise UserError(
-            f"gradient-norm: layers of {unwrap(model).config.model_type} hand on more than hidden states, and "
-            "gradients through them need all weights in memory: leave device_map out, or choose another "
+            f"gradient-norm: layers of {unwrap(model).config.model_type} hand on more than hidden states, "
+            "and gradients through them need all weights in memory: leave device_map out, or choose another "
             "metric, such as block-influence"
         )
     with frozen(model):

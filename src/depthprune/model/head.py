@@ -89,7 +89,7 @@ def backward_sample_losses(model: nn.Module, batch: dict[str, Tensor]) -> None:
 
 @torch.enable_grad()
 def backward_from(model: nn.Module, output: ModelOutput, batch: dict[str, Tensor]) -> None:
-    """The backward pass of `backward_sample_losses` through what the model's decoder returned for the batch."""
+    """The backward pass of `backward_sample_losses`, through what the decoder returned for the batch."""
     hidden = output["last_hidden_state"]
     targets = next_tokens(batch).to(hidden.device)
     wanted = targets != IGNORED
