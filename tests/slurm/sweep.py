@@ -30,7 +30,7 @@ from depthprune.errors import UserError
 
 PATIENCE = 900.0
 CORES, MEMORY = 2, 4000
-STEPS = 120
+STEPS = 300
 SETTINGS = {
     "training.max_steps": STEPS,
     "training.save_steps": 10,
