@@ -26,6 +26,8 @@ REMOVALS = {"first": [0], "middle": [3], "last": [5], "scattered": [1, 2, 4]}
 PROMPT, NEW_TOKENS = 14, 6
 VISIBLE = 1e-3
 """How far, relatively, the whole model must lie from one without a layer: else nothing is seen."""
+PADDING = [0, 1, 2]
+"""The prompt has none of them either: some types number positions by what is no padding."""
 PASSES = "passes"
 
 
@@ -43,9 +45,17 @@ def check_removals(kind: str, removals: dict[str, list[int]] = REMOVALS) -> dict
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "whole"
         whole.save_pretrained(saved)
+        try:
+            reload(saved)
+        except Exception as error:  # transformers' own, for nothing of ours was at work
+            raise Unfit(" ".join(f"saved whole, it does not load again: {error}".split())) from None
         if kind in TEXT_ALONE:
             whole = AutoModelForCausalLM.from_pretrained(saved).eval()
-        if fault := generation_fault(whole, whole):
+        try:
+            fault = generation_fault(whole, whole)
+        except Exception as error:  # whatever a model raises that does not generate from text alone
+            raise Unfit(" ".join(f"it does not generate: {type(error).__name__}: {error}".split())) from None
+        if fault:
             raise Unfit(f"in the whole model the {fault}")
         return {name: check_removal(whole, saved, layers) for name, layers in removals.items()}
 
@@ -171,7 +181,7 @@ def generation_fault(model: PreTrainedModel, reference: PreTrainedModel) -> str 
     ids = prompt()
     settings = GenerationConfig(
         max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, use_cache=True, pad_token_id=0,
-        output_logits=True, return_dict_in_generate=True,
+        output_logits=True, return_dict_in_generate=True, suppress_tokens=PADDING,
     )  # fmt: skip
     made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
     cached = torch.stack(made.logits, dim=1)

@@ -7,13 +7,13 @@ from check import PASSES, REMOVALS, check_removals
 from page import PAGE, with_results
 from walk import RESULTS
 
-AT_FAULT = {"xlstm", "youtu"}
-"""Refused by the gate or by transformers, not in words that help."""
-
 KINDS = {
     "llama": PASSES,
     "gpt2": PASSES,
     "gemma3": PASSES,  # with its tower
+    "glmga": PASSES,  # whose config is of another class than its model's
+    "kosmos-2.5": PASSES,  # does not count padding as a position, and writes it
+    "zaya": PASSES,  # hands its router's state on from layer to layer
     "deepseek_v3": PASSES,
     "bamba": PASSES,
     "exaone": PASSES,  # its layers have other names on disk
@@ -34,5 +34,5 @@ def test_the_page_says_what_the_walk_found():
     found = json.loads(RESULTS.read_text())
     text = PAGE.read_text()
     assert with_results(text, found) == text
-    assert {kind for kind, result in found["types"].items() if result["status"] == "FAULT"} <= AT_FAULT
+    assert not [kind for kind, result in found["types"].items() if result["status"] == "FAULT"]
     assert sum(result["status"] in ("passes", "partly") for result in found["types"].values()) >= 120

@@ -103,6 +103,7 @@ def running_fault(model: PreTrainedModel) -> str | None:
         output_logits=True,
         return_dict_in_generate=True,
         pad_token_id=0,
+        suppress_tokens=_padding(model) or None,
     )
     probe = _probe(model)
     mask = torch.ones_like(probe)
@@ -123,7 +124,16 @@ def _probe(model: PreTrainedModel) -> Tensor:
     context = getattr(text, "max_position_embeddings", None) or PROMPT + NEW_TOKENS
     length = max(1, min(PROMPT, context - NEW_TOKENS))
     ids = torch.randint(0, text.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
+    for padding in _padding(model):
+        ids = ids.where(ids != padding, (padding + 1) % text.vocab_size)
     return ids.to(model.device)
+
+
+def _padding(model: PreTrainedModel) -> list[int]:
+    """The token that is none: some families do not count it when they number positions without a cache."""
+    text = text_config(model.config)
+    padding = getattr(text, "pad_token_id", None)
+    return [padding] if isinstance(padding, int) and 0 <= padding < text.vocab_size else []
 
 
 def _is_exact(model: PreTrainedModel) -> bool:

@@ -112,7 +112,8 @@ def _with_other_mlps(
 def _build(model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
     """As transformers does it: a language model out of a multimodal config takes its part of that."""
     kind: Any = model_class.config_class
-    own = config if isinstance(config, kind) else text_config(config)
+    text = text_config(config)
+    own = text if isinstance(text, kind) and not isinstance(config, kind) else config
     with torch.device("meta"):
         return model_class._from_config(copy.deepcopy(own))
 
