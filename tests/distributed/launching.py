@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,15 @@ def together(arguments: list[str], processes: int = 2, **environment: str) -> su
 def in_shards(arguments: list[str], witness: Path) -> subprocess.CompletedProcess:
     """Two processes under FSDP2, by the config that comes with depthprune."""
     return _ended(*sharding(arguments, witness))
+
+
+def under_deepspeed(arguments: list[str]) -> subprocess.CompletedProcess:
+    """Two processes of accelerate's launcher under ZeRO-2, by the config that comes with depthprune."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
+        config.write((CONFIGS / "deepspeed.yaml").read_text().replace("use_cpu: false", "use_cpu: true"))
+        config.flush()
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config.name]
+        return _ended([*launcher, "-m", "depthprune", *arguments], {})
 
 
 def sharding(arguments: list[str], witness: Path) -> tuple[list[str], dict[str, str]]:

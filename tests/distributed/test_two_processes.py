@@ -1,5 +1,7 @@
 """Two processes leave what one leaves, with the same recipe. `make test-distributed` prints the figures."""
 
+import importlib.util
+
 import pytest
 from launching import (
     FULL,
@@ -14,6 +16,7 @@ from launching import (
     sharding,
     together,
     tokens_seen,
+    under_deepspeed,
     weight_difference,
 )
 
@@ -88,6 +91,25 @@ def test_fsdp2_tunes_every_weight_as_one_process(full, tmp_path):
     assert ended.returncode == 0, ended.stderr
     all_in_shards(tmp_path / "witness", trainings=1)
     check_equal(full, "FSDP2", scored=False)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+def test_deepspeed_tunes_every_weight_as_one_process(full):
+    ended = under_deepspeed(call(full, "reverse", "DeepSpeed", FULL, "--until", "train"))
+    assert ended.returncode == 0, ended.stderr
+    check_equal(full, "DeepSpeed", scored=False)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+def test_deepspeed_tunes_adapters_on_another_launch_s_scores(gradpruner):
+    arguments = call(gradpruner, "gradpruner", "DeepSpeed", LORA)
+    refused = under_deepspeed(arguments)
+    assert refused.returncode and "which DeepSpeed keeps to itself" in refused.stderr
+    scored = together([*arguments, "--until", "score"])
+    assert scored.returncode == 0, scored.stderr
+    ended = under_deepspeed(arguments)
+    assert ended.returncode == 0, ended.stderr
+    check_equal(gradpruner, "DeepSpeed", scored=True)
 
 
 def test_a_run_whose_second_process_is_killed_goes_on_under_fsdp2(full, tmp_path):

@@ -1,7 +1,9 @@
-"""Models whose weights lie in shards, a part of each in every process (FSDP2, ZeRO-3)."""
+"""Models whose weights lie in shards, a part of each in every process (FSDP2)."""
 
 import dataclasses
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +29,16 @@ def fsdp_computes_anew() -> bool:
 def uses_deepspeed() -> bool:
     """Whether it has been told to train with DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def deepspeed_shards() -> bool:
+    """Whether DeepSpeed has been told to leave each process a part of the weights (ZeRO-3)."""
+    if not uses_deepspeed():
+        return False
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    if (config := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")) != "none":
+        stage = json.loads(Path(config).read_text()).get("zero_optimization", {}).get("stage", stage)
+    return str(stage) == "3"
 
 
 def reduce_exactly(plugin: Any) -> None:

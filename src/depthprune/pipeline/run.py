@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType
 from depthprune.cost import measured
 from depthprune.distributed.processes import check_same, count, first_does, join
 from depthprune.distributed.rows import share_of
-from depthprune.distributed.sharded import shards, uses_deepspeed
+from depthprune.distributed.sharded import deepspeed_shards, shards, uses_deepspeed
 from depthprune.errors import UserError, disk_faults_explained
 from depthprune.evaluation.harness import Tasks, find_tasks
 from depthprune.files import read_object, remove
@@ -122,6 +122,11 @@ def _check_launch(recipe: Recipe, state: PartialState) -> None:
         raise UserError(
             "depthprune runs under FSDP2, and accelerate is told to use FSDP1: set fsdp_version: 2 under "
             "fsdp_config, as in depthprune/distributed/configs/fsdp2.yaml"
+        )
+    if deepspeed_shards():
+        raise UserError(
+            "DeepSpeed's ZeRO-3 leaves each process a part of the weights, which depthprune does not gather: "
+            "set zero_stage to 2, or launch with FSDP2"
         )
     if shards() and isinstance(recipe.training, QLora):
         raise UserError(
