@@ -2,7 +2,9 @@
 
 import copy
 import gc
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from tiny import tiny_batch, tiny_model
@@ -64,3 +66,21 @@ def test_a_copy_has_weights_of_its_own(tmp_path):
     assert not own(hidden, position_embeddings=places)[0].equal(before[0])
     with at_hand(layer):
         assert layer.mlp.down_proj.weight.any()
+
+
+def test_auto_leaves_on_disk_what_has_no_room_elsewhere(tmp_path, monkeypatch):
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "base")
+    whole, _ = load_offloaded(tmp_path / "base", "auto", scratch=tmp_path)
+    assert shelf_of(whole) is None  # all of it is in memory
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=size * 2 // 3))
+    found, _ = load_offloaded(tmp_path / "base", "auto", scratch=tmp_path)
+    on_disk = [all(parameter.is_meta for parameter in layer.parameters()) for layer in decoder_layers(found)]
+    assert True in on_disk and False in on_disk
+    for one in (whole, found):
+        assert cut_losses(one, BATCHES, [1, 5]).equal(cut_losses(model, BATCHES, [1, 5]))
+        for metric in ("block-influence", "loss", "gradient-norm"):
+            assert score_layers(one, BATCHES, metric).allclose(
+                score_layers(model, BATCHES, metric), rtol=1e-5
+            )
