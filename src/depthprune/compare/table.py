@@ -11,7 +11,7 @@ from depthprune.compare.noise import Difference, compare_all, share_kept, standi
 from depthprune.compare.results import Measure, Result, Results
 from depthprune.report.table import table_warnings
 
-BEFORE = ("accuracy", "exact_match", "rougeL", "perplexity", "loss")
+BEFORE = ("accuracy", "exact_match", "rougeL", "bert_score", "perplexity", "loss")
 """Which measure of a dataset is asked first: what a user wants, before what is only near it."""
 
 Size = tuple[float | None, str]

@@ -27,17 +27,20 @@ def evaluate(
     max_new_tokens: int = 64,
     limit: int | None = None,
     chat_template: str | None = None,
+    bert_score: str | None = None,
+    bert_score_layer: int | None = None,
 ) -> list[Measurement]:
     """Measures `model`, which stays as it is, on `examples`, or on `limit` rows spread evenly over them.
 
     Rows with `choices`: accuracy. Other rows with a completion: exact match and ROUGE-L of greedy generation
-    of at most `max_new_tokens`, and the loss of the completions. Text: loss and perplexity over
-    non-overlapping windows of `max_length` tokens (`limit` then counts windows), by default the model's
-    context, at most 2048; without a limit about 65 536 tokens in all are measured. `batch_size` counts
-    sequences of 512 tokens; shorter ones go more together, longer ones fewer, and all fewer where memory is
-    short, which changes results by rounding only.
+    of at most `max_new_tokens`, with `bert_score` (a model, read at `bert_score_layer`) its BERTScore, and
+    the loss of the completions. Text: loss and perplexity over non-overlapping windows of `max_length` tokens
+    (`limit` then counts windows), by default the model's context, at most 2048; without a limit about 65 536
+    tokens in all are measured. `batch_size` counts sequences of 512 tokens; shorter ones go more together,
+    longer ones fewer, and all fewer where memory is short, which changes results by rounding only.
     """
     length = max_length or context_length(model, tokenizer)
+    by = None if bert_score is None else (bert_score, bert_score_layer)
     with _evaluating(model):
         if examples.kind == "text":
             window = max_length or min(length, _TEXT_WINDOW)
@@ -45,7 +48,7 @@ def evaluate(
         total = len(examples.rows)
         if limit is not None:
             examples = examples.select(spread(total, limit))
-        measured = _on_rows(model, tokenizer, examples, batch_size, length, max_new_tokens, chat_template)
+        measured = _on_rows(model, tokenizer, examples, batch_size, length, max_new_tokens, chat_template, by)
     return [replace(one, of=total) for one in measured] if len(examples.rows) < total else measured
 
 
@@ -57,13 +60,14 @@ def _on_rows(
     length: int,
     max_new_tokens: int,
     chat_template: str | None,
+    bert_score: tuple[str, int | None] | None,
 ) -> list[Measurement]:
     if examples.has_choices:
         return [choice_accuracy(model, tokenizer, examples, batch_size, length)]
     # First, for a damaged model is found out here, and its texts would only be odd.
     loss = completion_loss(model, tokenizer, examples, batch_size, length, chat_template)
     overlap = completion_overlap(
-        model, tokenizer, examples, batch_size, length, max_new_tokens, chat_template
+        model, tokenizer, examples, batch_size, length, max_new_tokens, chat_template, bert_score
     )
     return [*overlap, loss]
 

@@ -10,6 +10,7 @@ from depthprune.cost import with_progress
 from depthprune.data.batches import token_batches
 from depthprune.data.examples import Examples
 from depthprune.data.tokens import encode_answers
+from depthprune.evaluation.bert_score import bert_scores
 from depthprune.evaluation.logprobs import batch_tokens
 from depthprune.evaluation.measurement import Measurement
 from depthprune.model.generation import continuations, decoding, fitted
@@ -30,8 +31,11 @@ def completion_overlap(
     length: int,
     max_new_tokens: int,
     chat_template: str | None = None,
+    bert_score: tuple[str, int | None] | None = None,
 ) -> list[Measurement]:
     """`text_overlap` of what greedy decoding writes with the completions, each the mean over the rows.
+
+    With `bert_score`, a model and one of its layers, BERTScore's F1 too.
 
     Both are decoded from tokens, the completions from those that training learns: a chat template may write
     more of an answer than its content.
@@ -41,10 +45,10 @@ def completion_overlap(
         model, tokenizer, [prompt for prompt, _ in encoded], batch_size, length, max_new_tokens
     )
     wanted = [str(tokenizer.decode(ids, skip_special_tokens=True)) for _, ids in encoded]
-    return [
-        Measurement.mean(examples.name, metric, values)
-        for metric, values in text_overlap(written, wanted).items()
-    ]
+    overlap = text_overlap(written, wanted)
+    if bert_score is not None:
+        overlap["bert_score"] = bert_scores(written, wanted, *bert_score, str(model.device))
+    return [Measurement.mean(examples.name, metric, values) for metric, values in overlap.items()]
 
 
 def text_overlap(written: list[str], wanted: list[str]) -> dict[str, list[float]]:

@@ -1,6 +1,7 @@
 """Which methods of the four slots go together: what makes no sense is refused before anything is loaded."""
 
 from depthprune.errors import UserError
+from depthprune.evaluation.bert_score import check_bert_score
 from depthprune.importance import METRICS
 from depthprune.importance.none import NoMetric
 from depthprune.importance.windows import WindowMetric
@@ -16,6 +17,7 @@ def check_combination(recipe: Recipe) -> None:
     """Raises `UserError` with the reason where the recipe's methods do not go together."""
     if isinstance(recipe.training, FineTuning):
         recipe.training.check_settings(prunes=not isinstance(recipe.selection, KeepAll))
+    check_bert_score(recipe.evaluation.bert_score, recipe.evaluation.bert_score_layer)
     _check_device_map(recipe)
     _check_windows(recipe)
     _check_gradients(recipe)

@@ -41,6 +41,10 @@ class Evaluation(Settings):
     max_length: int | None = Field(None, ge=8)
     """Longer rows are cut; by default the model's own context, at most 2048."""
     max_new_tokens: int = Field(64, ge=1)
+    bert_score: str | None = None
+    """A model, folder or hub id, by which BERTScore compares what is written with the completion."""
+    bert_score_layer: int | None = Field(None, ge=1)
+    """The layer of it that is read; by default the one that bert-score's authors chose for the model."""
     limit: int | None = Field(None, ge=1)
     """Only this many rows of each dataset, or windows of a text, spread evenly over it. By default all rows,
     and of a text as many windows as hold about 65 536 tokens."""

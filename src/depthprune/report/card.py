@@ -16,6 +16,7 @@ MEASURED = {
     "accuracy": "the choice with the highest log-likelihood per character",
     "exact_match": "of the written answer, each run of white space one space, case counted",
     "rougeL": "of the written answer, F-measure, not stemmed",
+    "bert_score": "of the written answer, F1 by the model of evaluation.bert_score, not rescaled",
     "perplexity": "of windows that do not overlap, each token but the first of a window predicted",
     "loss": "cross-entropy a token of the completions, in nats",
 }

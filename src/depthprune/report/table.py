@@ -8,7 +8,7 @@ from depthprune.report.figures import count, measured, percent
 if TYPE_CHECKING:
     from rich.table import Table
 
-HIGHER_IS_BETTER = ("accuracy", "exact_match", "rougeL")
+HIGHER_IS_BETTER = ("accuracy", "exact_match", "rougeL", "bert_score")
 WIDEST = 3
 
 
