@@ -9,6 +9,7 @@ from tiny import tiny_model
 from tiny_tokenizer import tiny_tokenizer
 
 from depthprune.errors import UserError
+from depthprune.pipeline.estimate import estimate
 from depthprune.pipeline.run import run
 from depthprune.recipe.load import load_recipe
 
@@ -82,6 +83,21 @@ def test_a_flattened_model(family, tmp_path):
         pytest.skip("a mixture of experts is not flattened")
     chosen = {"recovery.method": "flatten", "recovery.tried": 1, "selection.method": "by-recovery"}
     assert_same(family, tmp_path, **chosen, **{"selection.num_removed": 1, "importance.metric": "none"})
+
+
+def test_a_dry_run_says_what_memory_it_takes(tmp_path):
+    sources = {"calibration_samples.samples": 8, "calibration_samples.length": 16, "arithmetic": "float32"}
+    model = recipe(tmp_path, "reverse").model
+    weights = load_file(f"{model}/model.safetensors")
+    in_a_layer = sum(4 * w.numel() for name, w in weights.items() if ".layers.0." in name)
+    outside = sum(4 * w.numel() for name, w in weights.items() if ".layers." not in name)
+    states = 4 * 8 * 16 * weights["model.norm.weight"].numel()
+    found = {
+        where: estimate(recipe(tmp_path, "reverse", device_map=where, **sources), tmp_path / "out")["memory"]
+        for where in ("disk", "auto", None)
+    }
+    assert found["disk"] == {"weights": in_a_layer + outside, "hidden states": states}
+    assert found[None] == {"weights": 6 * in_a_layer + outside} and found["auto"] == {}
 
 
 @pytest.mark.parametrize(

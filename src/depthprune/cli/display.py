@@ -54,6 +54,7 @@ def show_estimate(found: dict[str, Any], as_json: bool) -> None:
         ["cost of a token", f"{left['cost_share']:.0%} of the whole model's"],
         *[[f"rows: {name}", f"{count:,}"] for name, count in found["rows"].items() if count],
         *[[f"steps: {name}", f"{count:,}"] for name, count in found["steps"].items()],
+        *[[f"memory: {name}", size(count)] for name, count in found["memory"].items()],
         *_recovery_rows(found["recovery"]),
         *[[f"disk: {name}", size(count)] for name, count in found["disk"].items() if count],
         ["disk needed / free", f"{size(found['disk_needed'])} / {size(found['disk_free'])}"],

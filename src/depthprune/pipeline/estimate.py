@@ -7,10 +7,11 @@ from typing import Any
 
 from depthprune.errors import UserError
 from depthprune.importance.igia import Igia
-from depthprune.model.anatomy import decoder_layers, linear_weights
+from depthprune.model.anatomy import decoder_layers, linear_weights, parameters_per_layer
+from depthprune.model.depth_config import text_config
 from depthprune.model.skeleton import checkpoint_dtype
 from depthprune.pipeline.inputs import Inputs, load_inputs
-from depthprune.pipeline.inspection import remaining
+from depthprune.pipeline.inspection import counts, remaining
 from depthprune.recipe.recipe import Recipe
 from depthprune.selection import KeepAll
 from depthprune.settings import LoraSettings, TrainerSettings
@@ -51,6 +52,7 @@ def estimate_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
             **{examples.name: len(examples.rows) for examples in inputs.evals},
         },
         "steps": steps,
+        "memory": memory(inputs),
         "recovery": recipe.recovery.estimate(inputs.skeleton, _calibration_tokens(inputs), len(removed))
         if removed
         else {},
@@ -58,6 +60,20 @@ def estimate_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
         "disk_needed": sum(disk.values()),
         "disk_free": free_disk(output),
     }
+
+
+def memory(inputs: Inputs) -> dict[str, int]:
+    """The bytes that scoring holds: all weights, or with `device_map=disk` one layer, what is no layer, and
+    the calibration samples' hidden states. With `auto` it depends on what is free: nothing is said."""
+    recipe, dtype = inputs.recipe, checkpoint_dtype(inputs.config)
+    size = 4 if recipe.arithmetic == "float32" else dtype.itemsize
+    layers, (total, _) = parameters_per_layer(inputs.skeleton), counts(inputs.skeleton)
+    if recipe.device_map is None:
+        return {"weights": size * total}
+    if recipe.device_map == "auto":
+        return {}
+    states = size * _calibration_tokens(inputs) * text_config(inputs.config).hidden_size
+    return {"weights": size * (total - sum(layers) + max(layers)), "hidden states": states}
 
 
 def _calibration_tokens(inputs: Inputs) -> int:
