@@ -97,6 +97,10 @@ def test_a_dry_run_says_what_memory_it_takes(tmp_path):
         for where in ("disk", "auto", None)
     }
     assert found["disk"] == {"weights": in_a_layer + outside, "hidden states": states}
+    asked = recipe(
+        tmp_path, "reverse", device_map="disk", **{"importance.metric": "gradient-norm"}, **sources
+    )
+    assert estimate(asked, tmp_path / "out")["memory"]["hidden states"] == 7 * states
     assert found[None] == {"weights": 6 * in_a_layer + outside} and found["auto"] == {}
 
 

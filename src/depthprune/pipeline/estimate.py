@@ -72,7 +72,8 @@ def memory(inputs: Inputs) -> dict[str, int]:
         return {"weights": size * total}
     if recipe.device_map == "auto":
         return {}
-    states = size * _calibration_tokens(inputs) * text_config(inputs.config).hidden_size
+    kept = 1 + inputs.num_layers * (recipe.importance.needs == "gradients")  # what enters each layer
+    states = size * kept * _calibration_tokens(inputs) * text_config(inputs.config).hidden_size
     return {"weights": size * (total - sum(layers) + max(layers)), "hidden states": states}
 
 
