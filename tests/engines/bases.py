@@ -26,6 +26,8 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+TWO_PAIRS = {"selection.ratio": None, "selection.num_removed": 2}
+ONE_PERIOD = {"selection.method": "explicit", "selection.remove": [5, 6, 7, 8, 9, 10]}
 SLIDING = (["sliding_attention"] * 5 + ["full_attention"]) * 2  # the period that llama.cpp has built in
 
 
@@ -87,11 +89,11 @@ def tuned(base: Path, folder: Path) -> Result:
     return Result(folder, load_model(folder, "float32"))
 
 
-def flattened(base: Path, folder: Path) -> Result:
-    """The base with two pairs of layers made one."""
+def flattened(base: Path, folder: Path, **selection: Any) -> Result:
+    """The base with some pairs of layers made one."""
     text = write_jsonl(base.parent / "text.jsonl", [{"text": row["prompt"] * 8} for row in rows(64)])
-    recipe = load_recipe("flatten", model=str(base), calibration=str(text), **{
-        "selection.ratio": None, "selection.num_removed": 2, "recovery.choose_by": "error",
+    recipe = load_recipe("flatten", model=str(base), calibration=str(text), **selection, **{
+        "recovery.choose_by": "error",
         "calibration_samples.samples": 12, "calibration_samples.length": 24,
     })  # fmt: skip
     run(recipe, folder)
@@ -115,11 +117,12 @@ def results(root: Path) -> dict[str, Result]:
     return {
         "pruned": pruned(classic, [3, 4, 9], root / "out-pruned"),
         "tuned": tuned(classic, root / "out-tuned"),
-        "flattened": flattened(classic, root / "out-flattened"),
+        "flattened": flattened(classic, root / "out-flattened", **TWO_PAIRS),
         "llama3 pruned": pruned(scaled, [3, 4, 9], root / "out-llama3-pruned"),
         "llama3 tuned": tuned(scaled, root / "out-llama3-tuned"),
         NEWEST: pruned(newest, [3, 4, 9], root / "out-newest"),
         "Gemma 3, period kept": pruned(gemma, [5, 6, 7, 8, 9, 10], root / "out-gemma3"),
+        "Gemma 3, flattened": flattened(gemma, root / "out-gemma3-flattened", **ONE_PERIOD),
         "Gemma 3, period broken": pruned(gemma, [0], root / "out-gemma3-broken"),
         "mixture of experts": pruned(moe, [1, 4], root / "out-moe"),
     }

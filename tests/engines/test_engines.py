@@ -34,7 +34,7 @@ NEW_TOKENS = 24
 # What engines cannot load or misread, whatever wrote it; said in docs/engines.md.
 KNOWN = {
     "mlx-lm": ("Gemma 3, period broken",),
-    "mistralrs": ("Gemma 3, period kept", "Gemma 3, period broken"),
+    "mistralrs": ("Gemma 3, period kept", "Gemma 3, flattened", "Gemma 3, period broken"),
     "xllamacpp": ("Gemma 3, period broken",),
 }
 
