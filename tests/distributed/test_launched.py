@@ -29,3 +29,13 @@ def test_weights_that_deepspeed_parts_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(tmp_path / "own.json"))
     (tmp_path / "own.json").write_text('{"zero_optimization": {"stage": 2}}')
     assert not deepspeed_shards()
+
+
+def test_what_does_not_go_into_shards_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(UserError, match=r"training\.loss=distill .* launch with DDP"):
+        _check_launch(load_recipe("reverse", model="m", train="t", **{"training.loss": "distill"}), None)
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(UserError, match="accelerate is told to use FSDP1"):
+        _check_launch(load_recipe("reverse", model="m", train="t"), None)

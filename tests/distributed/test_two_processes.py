@@ -86,6 +86,17 @@ def test_ddp_tunes_every_weight_as_one_process(full):
     check_equal(full, "DDP", scored=False)
 
 
+def test_ddp_learns_from_the_whole_model_as_one_process(tmp_path):
+    taught = {**FULL, "training.loss": "distill"}
+    folder = tmp_path / "distill0"
+    folder.mkdir()
+    lab(folder)
+    for start, output in ((alone, "one"), (together, "DDP")):
+        ended = start(call(folder, "reverse", output, taught, "--until", "train"))
+        assert ended.returncode == 0, ended.stderr
+    check_equal(folder, "DDP", scored=False)
+
+
 def test_fsdp2_tunes_every_weight_as_one_process(full, tmp_path):
     ended = in_shards(call(full, "reverse", "FSDP2", FULL, "--until", "train"), tmp_path / "witness")
     assert ended.returncode == 0, ended.stderr

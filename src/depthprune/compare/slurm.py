@@ -19,6 +19,11 @@ PATIENCE = 120.0
 """Seconds for one of SLURM's commands."""
 ALWAYS = 10**6
 """Times that a job may be requeued: whether it makes headway is what counts, see `Job`."""
+ENDED = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+    "REVOKED", "TIMEOUT",
+}  # fmt: skip
+"""States that a job does not leave."""
 HINTS = {"OUT_OF_MEMORY": "; ask for more with --slurm mem", "TIMEOUT": "; ask for more with --slurm time"}
 DEAF = """sh -c 'trap "" USR2; exec "$0" "$@"'"""
 """Before a command: the signal that asks for a checkpoint does not end it before submitit listens to it."""
@@ -68,11 +73,13 @@ class Slurm:
         return executor
 
     def listed(self) -> Mapping[str, tuple[str, str]] | None:
-        found = _said(["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%j"])
+        # Unless asked for all states, squeue leaves out a preempted job until it is requeued.
+        call = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%j"]
+        found = _said([*call, f"--user={os.getuid()}"])
         if found.returncode != 0:
             return None
         lines = [line.split("|", 2) for line in found.stdout.splitlines() if line.count("|") >= 2]
-        return {job.strip(): (state, name) for job, state, name in lines}
+        return {job.strip(): (state, name) for job, state, name in lines if state not in ENDED}
 
     def cancel(self, jobs: Sequence[str]) -> None:
         _said(["scancel", *jobs])

@@ -40,7 +40,7 @@ from depthprune.pipeline.train import answers, baseline, train
 from depthprune.recipe.recipe import Recipe
 from depthprune.report import environment, write_report
 from depthprune.settings import TrainerSettings
-from depthprune.training import QLora
+from depthprune.training import FineTuning, QLora
 
 log = logging.getLogger("depthprune")
 
@@ -131,6 +131,11 @@ def _check_launch(recipe: Recipe, state: PartialState) -> None:
     if shards() and isinstance(recipe.training, QLora):
         raise UserError(
             "training.method=qlora does not go into FSDP2's shards: launch with DDP, or choose lora"
+        )
+    if shards() and isinstance(recipe.training, FineTuning) and recipe.training.loss == "distill":
+        raise UserError(
+            "training.loss=distill calls the head by itself, which FSDP2's shards do not bear: launch with "
+            "DDP"
         )
     if shards() and state.distributed_type == DistributedType.MULTI_CPU:
         log.warning("accelerate has no FSDP without an accelerator: DDP is used")
