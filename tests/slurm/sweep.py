@@ -160,7 +160,10 @@ def hard_times(sweep: Sweep) -> dict[str, int]:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     check("an urgent job preempts, and compare is killed", True)
+    since = time.time()
     again = sweep.start("cluster", *SLURM)
+    sent = sweep.folder / "cluster" / "jobs/jobs.json"
+    wait("the jobs to be taken over", lambda: sent.stat().st_mtime > since, again)
     (told, *_) = wait("a training job", lambda: sweep.training("cluster"))
     before = sweep.restarts()[told]
     sweep.slurm("scancel", "--signal=USR2", told)
