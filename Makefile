@@ -31,7 +31,7 @@ demo: $(STAMP)
 	$(VENV)/bin/depthprune demo
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -m "not slow" -n 2
+	$(VENV)/bin/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: $(STAMP)
 	$(VENV)/bin/python -m pytest -m slow

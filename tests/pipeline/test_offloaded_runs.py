@@ -13,6 +13,7 @@ from depthprune.pipeline.estimate import estimate
 from depthprune.pipeline.run import run
 from depthprune.recipe.load import load_recipe
 
+QUICK = ("llama", "gemma3_text")
 FAMILIES = ("llama", "qwen3", "gemma3_text", "opt", "gpt2", "mixtral", "olmo2", "phi")
 
 
@@ -54,12 +55,15 @@ def assert_same(family, tmp_path, **changes):
     assert all(there[2][name].equal(tensor) for name, tensor in here[2].items())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [family if family in QUICK else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES],
+)
 def test_a_cut(family, tmp_path):
     assert_same(family, tmp_path)
 
 
-@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+@pytest.mark.parametrize("family", [pytest.param("qwen3", marks=pytest.mark.slow), "gemma3_text"])
 def test_a_repair(family, tmp_path):
     assert_same(family, tmp_path, **{"recovery.method": "projection"})
 
