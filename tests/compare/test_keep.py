@@ -30,6 +30,7 @@ def text_sources(tmp_path):
     return {"model": sources.model, "calibration": str(text), "eval": (str(text),)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [pytest.param(0.5, marks=pytest.mark.slow), 0.97])
 def test_it_is_the_last_size_that_holds(tmp_path, share):
     given = text_sources(tmp_path)

@@ -62,6 +62,7 @@ def test_a_greedy_search_begins_with_that_of_another_amount(tmp_path, caplog, na
     assert not list((alone / "depthprune").glob(begun))
 
 
+@pytest.mark.slow
 def test_scores_gradients_and_rows_serve_another_ratio(tmp_path, caplog):
     caplog.set_level("INFO", "depthprune")
     first, second = (recipe(tmp_path, **{"selection.ratio": ratio}) for ratio in (0.34, 0.5))
@@ -80,6 +81,7 @@ def test_scores_gradients_and_rows_serve_another_ratio(tmp_path, caplog):
     assert own(borrower, "per-row.json") == own(alone, "per-row.json")
 
 
+@pytest.mark.slow
 def test_what_is_of_other_data_or_settings_is_not_taken(tmp_path):
     settings = {**SMALL, "selection.num_removed": 2}
     lender = run(recipe(tmp_path, "sleb", **settings), tmp_path / "first", beside=())
@@ -92,6 +94,7 @@ def test_what_is_of_other_data_or_settings_is_not_taken(tmp_path):
         assert ("from" in rows["base"]) == ("evaluation.limit" not in changes)
 
 
+@pytest.mark.slow
 def test_a_lender_that_is_torn_or_no_run_is_passed_over(tmp_path):
     settings = {**SMALL, "selection.num_removed": 2}
     lender = run(recipe(tmp_path, "sleb", **settings), tmp_path / "first", beside=())
@@ -104,6 +107,7 @@ def test_a_lender_that_is_torn_or_no_run_is_passed_over(tmp_path):
     assert "from" not in own(borrower, "eval.json")["rows"]["base"]
 
 
+@pytest.mark.slow
 def test_a_teacher_and_its_answers_serve_another_size(tmp_path, caplog):
     caplog.set_level("INFO", "depthprune")
     settings = {"training.loss": "distill", "training.data": "self", "training.self_data.max_new_tokens": 4}

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from runs import recipe
 from transformers import AutoModelForCausalLM
@@ -21,6 +22,7 @@ def test_a_tiny_model_computes_in_float32_and_environment_says_so(tmp_path):
     assert "too few" in found["why"]
 
 
+@pytest.mark.slow
 def test_a_call_that_goes_on_keeps_the_choice_made_first(tmp_path):
     chosen = recipe(tmp_path, "random")
     folder = run(chosen, tmp_path / "out", until="prune")
@@ -36,6 +38,7 @@ def test_a_call_that_goes_on_keeps_the_choice_made_first(tmp_path):
     assert own(folder, "environment.json")["arithmetic"]["dtype"] == "float32"
 
 
+@pytest.mark.slow
 def test_training_follows_the_recipes_arithmetic_and_its_own_word_stands_above(tmp_path):
     def tuned(name, **changes):
         chosen = recipe(tmp_path, "random", **{"training.method": "full", **changes})
