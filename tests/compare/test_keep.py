@@ -31,7 +31,7 @@ def text_sources(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [pytest.param(0.5, marks=pytest.mark.slow), 0.97])
+@pytest.mark.parametrize("share", [0.5, 0.97])
 def test_it_is_the_last_size_that_holds(tmp_path, share):
     given = text_sources(tmp_path)
     grid = read_grid(None, recipes=("reverse",), settings=ON_TEXT)

@@ -41,8 +41,7 @@ class GradientPasses:
         depth = len(decoder_layers(model))
         if shelf_of(model) is not None:
             totals = walked_sums(model, samples)
-            if not totals.isfinite().all():
-                raise UserError(_not_finite(model, totals))
+            _check_finite(model, totals)
             return (totals / len(samples)).float()
         totals = torch.zeros(depth if parts is None else len(parts), dtype=torch.float64)
         with frozen(model):
@@ -52,8 +51,7 @@ class GradientPasses:
                 sizes = [sum(len(sample.input_ids) for sample in group) for group in groups]
                 for group in with_progress(groups, "gradient-norm", sizes):
                     totals += _score(model, norms, group)
-                    if not totals.isfinite().all():
-                        raise UserError(_not_finite(model, totals.view(depth, -1).sum(dim=1)))
+                    _check_finite(model, totals.view(depth, -1).sum(dim=1))
         if norms.replayed:
             log.info("gradient-norm: a backward pass per sample for %s", ", ".join(sorted(norms.replayed)))
         return (totals / len(samples)).float()
@@ -97,20 +95,23 @@ def _score(model: nn.Module, norms: PerSampleNorms, group: list[Sample]) -> Tens
     return sums
 
 
-def _not_finite(model: nn.Module, totals: Tensor) -> str:
-    """Names the damaged weight's layer, or else the first layer without a finite gradient."""
+def _check_finite(model: nn.Module, totals: Tensor) -> None:
+    """Raises `UserError` naming the damaged weight, or else the first layer without a finite gradient."""
+    if totals.isfinite().all():
+        return
     prefix = f"{layers_path(model)}."
-    for name, weight in Values(unwrap(model)).items():
-        if not weight.isfinite().all():
+    values = Values(unwrap(model))
+    for name, _ in unwrap(model).named_parameters():
+        if not values[name].isfinite().all():
             layer = (
                 f"layer {name.removeprefix(prefix).split('.')[0]}" if name.startswith(prefix) else "layer 0"
             )
-            return (
+            raise UserError(
                 f"gradient-norm: the gradients of {layer} are not finite: {name} holds values that are not "
                 "finite; the checkpoint is damaged, load another copy"
             )
     first = int((~totals.isfinite()).nonzero()[0])
-    return (
+    raise UserError(
         f"gradient-norm: the gradients of layer {first} are not finite though all weights are: load the "
         "model in float32 or bfloat16, whose range is wider than float16's"
     )

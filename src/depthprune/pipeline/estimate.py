@@ -52,7 +52,7 @@ def estimate_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
             **{examples.name: len(examples.rows) for examples in inputs.evals},
         },
         "steps": steps,
-        "memory": memory(inputs),
+        "memory": _memory(inputs),
         "recovery": recipe.recovery.estimate(inputs.skeleton, _calibration_tokens(inputs), len(removed))
         if removed
         else {},
@@ -62,7 +62,7 @@ def estimate_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
     }
 
 
-def memory(inputs: Inputs) -> dict[str, int]:
+def _memory(inputs: Inputs) -> dict[str, int]:
     """The bytes that scoring holds: all weights, or with `device_map=disk` one layer, what is no layer, and
     the calibration samples' hidden states. With `auto` it depends on what is free: nothing is said."""
     recipe, dtype = inputs.recipe, checkpoint_dtype(inputs.config)
